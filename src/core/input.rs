@@ -1,0 +1,120 @@
+//! Everything that can happen to the dispatcher, and every answer it gives.
+//!
+//! Law: both enums are closed. What is not here cannot change a row.
+
+use std::sync::Arc;
+
+use crate::model::{
+    Heartbeat, HeartbeatAnswer, Leave, NewTask, Outcome, QueueId, Registered, Registration, Report, RunnerId,
+    TaskId,
+};
+
+/// One input with the ticket under which its answer goes back.
+#[derive(Debug, Clone)]
+pub struct Arrived {
+    pub ticket: Ticket,
+    pub input: Input,
+}
+
+/// Names an input until it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Something that happened outside.
+#[derive(Debug, Clone)]
+pub enum Input {
+    Report(Report),
+    /// All reports that had arrived when this mark was asked for have been put in.
+    ReportsRead {
+        mark: u64,
+    },
+    Register(Registration),
+    Heartbeat(Heartbeat),
+    Leave(Leave),
+    Command(Command),
+    /// `sequence` is its place in the inbox, shared with cancels.
+    Submit {
+        task: Arc<NewTask>,
+        sequence: u64,
+    },
+}
+
+/// What an operator or a producer asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `sequence` is its place in the inbox, shared with submissions.
+    Cancel {
+        id: TaskId,
+        reason: Arc<str>,
+        sequence: u64,
+    },
+    HoldRunner {
+        runner: RunnerId,
+        reason: Arc<str>,
+    },
+    DrainRunner {
+        runner: RunnerId,
+    },
+    ResumeRunner {
+        runner: RunnerId,
+    },
+    PauseQueue {
+        queue: QueueId,
+    },
+    UnpauseQueue {
+        queue: QueueId,
+    },
+    Unfreeze,
+}
+
+/// The answer to an input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To a report or a mark: it was taken in.
+    Taken,
+    Submitted(Submitted),
+    Registered(Registered),
+    /// The registration contradicts what this table knows.
+    RegistrationRefused {
+        reason: Arc<str>,
+    },
+    Heartbeat(HeartbeatAnswer),
+    Commanded(Commanded),
+    /// The pool is frozen; nothing was decided.
+    Frozen {
+        reason: Arc<str>,
+    },
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Submitted {
+    Admitted,
+    /// The same task is known already.
+    Duplicate,
+    /// The task ended `rejected`.
+    Rejected {
+        reason: Arc<str>,
+    },
+    /// Another task is known under this id.
+    Conflict {
+        reason: Arc<str>,
+    },
+    /// The window for tasks of this sort is full.
+    Full {
+        reason: Arc<str>,
+    },
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commanded {
+    Done,
+    /// It is so already.
+    Unchanged,
+    UnknownRunner,
+    /// A cancel of a task that has ended.
+    AlreadyEnded {
+        outcome: Outcome,
+    },
+}

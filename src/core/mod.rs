@@ -1,0 +1,4 @@
+//! The decisions.
+
+pub mod input;
+pub mod settings;

@@ -1,0 +1,131 @@
+//! The settings the decisions depend on, as plain data. `config` reads and validates them.
+
+use std::time::Duration;
+
+use crate::model::{Class, Resources};
+
+/// What an operator may set about the decisions. Spans are in log time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What a task gets that asks for nothing.
+    pub default_resources: Resources,
+    pub default_max_attempts: u32,
+    pub order: Order,
+    pub strategy: Strategy,
+    /// The most pending tasks the table takes, for each of builds, jobs, and jobs of builds.
+    pub window: usize,
+    /// The most bytes of bodies of live tasks the table takes.
+    pub window_bytes: usize,
+    pub lease: Duration,
+    pub heartbeat: Duration,
+    /// How long after a runner's lease its work is given away.
+    pub lease_margin: Duration,
+    /// How long a runner may take to confirm an assignment.
+    pub assignment_deadline: Duration,
+    /// How long after a leader's start nothing is judged `never_fits`.
+    pub settle: Duration,
+    /// Whether the declared classes are all there will ever be.
+    pub classes_complete: bool,
+    /// Kinds of runner that may come though none is here.
+    pub classes: Vec<Class>,
+    /// How long a runner that left or was lost counts as one that may come back.
+    pub class_memory: Duration,
+    pub keep_ended: Duration,
+    pub keep_ended_tasks: usize,
+    /// How long a body of an ended task may be to be kept with it, in bytes.
+    pub keep_ended_body: usize,
+    /// Back-off before a task's own failure is repeated; doubles each time.
+    pub retry_backoff: Duration,
+    pub retry_backoff_max: Duration,
+    /// First back-off of a task and a runner that refused it; doubles each time.
+    pub refusal_backoff: Duration,
+    pub unsafe_grace: Duration,
+    pub sweep: Duration,
+    #[doc(hidden)]
+    pub guards: Guards,
+}
+
+/// The order of the backlog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Higher priority first, then jobs of running builds, then age.
+    Priority,
+    /// Jobs of running builds first, then age.
+    Fifo,
+}
+
+/// Among runners of equal cost that fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// The fullest first: keeps whole runners free for large tasks.
+    Pack,
+    /// The emptiest first.
+    Spread,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            default_resources: Resources::new(1000, 2 << 30),
+            default_max_attempts: 3,
+            order: Order::Priority,
+            strategy: Strategy::Pack,
+            window: 100_000,
+            window_bytes: 1 << 30,
+            lease: Duration::from_secs(15),
+            heartbeat: Duration::from_secs(5),
+            lease_margin: Duration::from_secs(5),
+            assignment_deadline: Duration::from_secs(30),
+            settle: Duration::from_secs(30),
+            classes_complete: false,
+            classes: Vec::new(),
+            class_memory: Duration::from_secs(600),
+            keep_ended: Duration::from_secs(3600),
+            keep_ended_tasks: 100_000,
+            keep_ended_body: 2048,
+            retry_backoff: Duration::from_secs(1),
+            retry_backoff_max: Duration::from_secs(60),
+            refusal_backoff: Duration::from_secs(1),
+            unsafe_grace: Duration::from_secs(300),
+            sweep: Duration::from_secs(30),
+            guards: Guards::default(),
+        }
+    }
+}
+
+/// The safety rules, each of which a knock-out test switches off to see a checker fail.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guards {
+    /// A report counts only under the live token.
+    pub token_match: bool,
+    /// A build starts only where its jobs and those of all running builds keep room.
+    pub safe_builds: bool,
+    /// Work is given away only a margin after the runner's lease.
+    pub lease_margin: bool,
+    /// Reports on their way are read before anything is taken from a runner.
+    pub read_reports_first: bool,
+    /// An asked-back assignment stays until the runner answers.
+    pub ask_back: bool,
+    /// A runner is given no more than it has.
+    pub capacity: bool,
+    /// A repeated submission is recognised after its task has ended.
+    pub tombstones: bool,
+    /// A new leader arms every lease in full.
+    pub rearm_leases: bool,
+}
+
+impl Default for Guards {
+    fn default() -> Self {
+        Self {
+            token_match: true,
+            safe_builds: true,
+            lease_margin: true,
+            read_reports_first: true,
+            ask_back: true,
+            capacity: true,
+            tombstones: true,
+            rearm_leases: true,
+        }
+    }
+}

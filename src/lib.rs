@@ -1,0 +1,5 @@
+//! Longshore: a dispatcher for container jobs and builds. `ARCHITECTURE.md` is the map.
+
+pub mod core;
+pub mod model;
+pub mod ports;

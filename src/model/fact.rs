@@ -1,0 +1,147 @@
+//! Facts: each thing that happened, said once, for logs, metrics, history and the event stream.
+//!
+//! Law: a fact is only reported after the turn that contains it is committed. Facts never change a row.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ClassId, Kind, Outcome, QueueId, RunnerId, TaskId, TenantId, Time, Token};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    /// A task entered a state.
+    Task(Lifecycle),
+    /// A submission was refused without becoming a task.
+    SubmissionRefused {
+        id: TaskId,
+        answer: Arc<str>,
+        reason: Arc<str>,
+    },
+    /// A task is to be stopped where it runs.
+    StopAsked {
+        id: TaskId,
+        runner: RunnerId,
+        token: Token,
+        reason: Arc<str>,
+    },
+    /// A report that matched no live attempt; it changed nothing.
+    StaleReport {
+        id: TaskId,
+        runner: RunnerId,
+        token: Token,
+        report: Arc<str>,
+    },
+    RunnerRegistered {
+        runner: RunnerId,
+        incarnation: Arc<str>,
+        again: bool,
+    },
+    RunnerLeft {
+        runner: RunnerId,
+    },
+    RunnerLost {
+        runner: RunnerId,
+        reason: Arc<str>,
+        tasks: u64,
+    },
+    RunnerHeld {
+        runner: RunnerId,
+        reason: Arc<str>,
+    },
+    RunnerDraining {
+        runner: RunnerId,
+    },
+    RunnerResumed {
+        runner: RunnerId,
+    },
+    RunnerForgotten {
+        runner: RunnerId,
+    },
+    ClassForgotten {
+        class: ClassId,
+    },
+    QueuePaused {
+        queue: QueueId,
+    },
+    QueueUnpaused {
+        queue: QueueId,
+    },
+    CancelRemembered {
+        id: TaskId,
+    },
+    /// Some running build has no room for a job of its own: no build starts until the rule holds again.
+    BuildsUnsafe {
+        build: TaskId,
+    },
+    BuildsSafe,
+    /// Tasks that only the sweep found placeable: a wake-up is missing somewhere.
+    SweepFound {
+        tasks: u64,
+    },
+    /// This leader took over.
+    TookOver {
+        turn: u64,
+    },
+    Frozen {
+        reason: Arc<str>,
+    },
+    Unfrozen,
+}
+
+/// A task entered a state: the lifecycle event of the protocol.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lifecycle {
+    pub id: TaskId,
+    pub kind: Kind,
+    pub queue: QueueId,
+    pub tenant: TenantId,
+    pub state: LifecycleState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<RunnerId>,
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub attempt: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
+    pub at: Time,
+    /// From submission to this attempt's assignment, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u64>,
+    /// From this attempt's start to its end, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// The four states a task can enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LifecycleState {
+    Pending,
+    Assigned,
+    Running,
+    Ended,
+}
+
+impl LifecycleState {
+    /// The word in payloads and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LifecycleState::Pending => "pending",
+            LifecycleState::Assigned => "assigned",
+            LifecycleState::Running => "running",
+            LifecycleState::Ended => "ended",
+        }
+    }
+}
+
+fn is_none_yet(count: &u32) -> bool {
+    *count == 0
+}

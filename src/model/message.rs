@@ -1,0 +1,175 @@
+//! What runners and the dispatcher say to each other, as plain data. `wire` gives it its JSON shape.
+//!
+//! Law: everything said about a task names its token, so both sides can tell an old word from a new one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{ClassId, Kind, Offer, QueueId, RunnerId, TaskId, Token};
+
+/// A task under the token it was given with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Held {
+    pub id: TaskId,
+    pub token: Token,
+}
+
+/// The table and turn a runner last heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastSeen {
+    pub table: Uuid,
+    pub turn: u64,
+}
+
+/// A runner says what it offers and what it is running.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    pub runner: RunnerId,
+    pub incarnation: Arc<str>,
+    pub offer: Arc<Offer>,
+    pub cost: f64,
+    pub class: Option<ClassId>,
+    pub running: Vec<Held>,
+    pub last_seen: Option<LastSeen>,
+    pub version: Arc<str>,
+}
+
+/// The answer to a registration: from which turn on tokens are new, and what the runner is known to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    pub table: Uuid,
+    /// Tokens of an older turn that `assignments` does not list are refused for ever.
+    pub turn: u64,
+    pub lease: Duration,
+    pub heartbeat: Duration,
+    pub assignments: Vec<Held>,
+}
+
+/// A runner says that it is alive and what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub runner: RunnerId,
+    pub incarnation: Arc<str>,
+    pub number: u64,
+    pub running: Vec<Held>,
+}
+
+/// The answer to a heartbeat, given after a turn that began after it arrived was committed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeartbeatAnswer {
+    pub number: u64,
+    pub stop: Vec<StopOrder>,
+    /// The runner is to register again.
+    pub register: bool,
+}
+
+/// A runner is asked to stop an attempt and to report its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopOrder {
+    pub id: TaskId,
+    pub token: Token,
+    pub reason: Arc<str>,
+}
+
+/// A runner goes away of its own accord.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leave {
+    pub runner: RunnerId,
+    pub incarnation: Arc<str>,
+    /// Tasks it gives back without an attempt spent. What it had besides is lost.
+    pub handback: Vec<TaskId>,
+}
+
+/// What a runner says of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub runner: RunnerId,
+    pub incarnation: Arc<str>,
+    pub id: TaskId,
+    pub token: Token,
+    pub what: Reported,
+}
+
+/// The two things a runner reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reported {
+    Start,
+    End(End),
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub outcome: AttemptOutcome,
+    pub exit_code: Option<i32>,
+    /// A reason or the last lines of output; at most 4 KiB are kept.
+    pub message: Option<Arc<str>>,
+}
+
+/// How an attempt ended, as its runner saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AttemptOutcome {
+    Succeeded,
+    Failed,
+    Cancelled,
+    /// It did not fit on the runner, or the runner knows the token as given away.
+    Refused,
+    /// The back end could not start it.
+    StartFailed,
+    /// The runner gives it back.
+    Handback,
+}
+
+impl AttemptOutcome {
+    /// All of them.
+    pub const ALL: [AttemptOutcome; 6] = [
+        AttemptOutcome::Succeeded,
+        AttemptOutcome::Failed,
+        AttemptOutcome::Cancelled,
+        AttemptOutcome::Refused,
+        AttemptOutcome::StartFailed,
+        AttemptOutcome::Handback,
+    ];
+
+    /// The word in payloads and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttemptOutcome::Succeeded => "succeeded",
+            AttemptOutcome::Failed => "failed",
+            AttemptOutcome::Cancelled => "cancelled",
+            AttemptOutcome::Refused => "refused",
+            AttemptOutcome::StartFailed => "start_failed",
+            AttemptOutcome::Handback => "handback",
+        }
+    }
+}
+
+/// A task on its way to its runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssignmentMessage {
+    pub id: TaskId,
+    pub kind: Kind,
+    pub queue: QueueId,
+    pub attempt: u32,
+    pub token: Token,
+    /// How long the runner may take to confirm it.
+    pub deadline: Duration,
+    /// The task as it was submitted, as JSON.
+    pub task: Arc<str>,
+}
+
+/// What waits for a runner: new or unconfirmed assignments, and attempts to stop.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Delivery {
+    pub assignments: Vec<AssignmentMessage>,
+    pub stop: Vec<StopOrder>,
+}
+
+impl Delivery {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.assignments.is_empty() && self.stop.is_empty()
+    }
+}

@@ -1,0 +1,33 @@
+//! The nouns of Longshore: plain data that every layer shares.
+//!
+//! Nothing here decides, waits or talks to anything. The rows derive their serialised form, which is the
+//! readable form of the table (ADR 0002); the payloads other programs send are shaped in `wire`.
+
+pub mod fact;
+pub mod id;
+pub mod message;
+pub mod resources;
+pub mod row;
+pub mod runner;
+pub mod shape;
+pub mod task;
+pub mod time;
+pub mod token;
+pub mod turn;
+
+pub use fact::{Fact, Lifecycle, LifecycleState};
+pub use id::{BuildId, ClassId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
+pub use message::{
+    AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
+    Registered, Registration, Report, Reported, StopOrder,
+};
+pub use resources::Resources;
+pub use row::{Class, EarlyCancel, Key, Pool, Queue, Row};
+pub use runner::{Crash, Runner, RunnerState, Standing};
+pub use shape::{Kind, Offer, Shape};
+pub use task::{
+    Assignment, Ending, IfUnplaceable, Limits, NewTask, Outcome, Stop, StopCause, Task, TaskState,
+};
+pub use time::Time;
+pub use token::Token;
+pub use turn::{Change, Head, TurnId, TurnRecord};

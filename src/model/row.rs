@@ -1,0 +1,148 @@
+//! The rows of the table: everything the dispatcher knows.
+//!
+//! Law: a row is known by its key alone, and putting a row replaces what stood under its key. Two tables that
+//! hold the same rows are the same table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{ClassId, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
+
+/// One row. Rows are shared, never changed in place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Row {
+    Task(Arc<Task>),
+    /// A task's body, written once beside its row.
+    Spec {
+        id: TaskId,
+        body: Arc<str>,
+    },
+    Runner(Arc<Runner>),
+    Queue(Queue),
+    Class(Arc<Class>),
+    EarlyCancel(EarlyCancel),
+    Pool(Pool),
+}
+
+/// What a row is known by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    Task(TaskId),
+    Spec(TaskId),
+    Runner(RunnerId),
+    Queue(QueueId),
+    Class(ClassId),
+    EarlyCancel(TaskId),
+    Pool,
+}
+
+impl Row {
+    /// The key this row stands under.
+    pub fn key(&self) -> Key {
+        match self {
+            Row::Task(task) => Key::Task(task.id.clone()),
+            Row::Spec { id, .. } => Key::Spec(id.clone()),
+            Row::Runner(runner) => Key::Runner(runner.id.clone()),
+            Row::Queue(queue) => Key::Queue(queue.id.clone()),
+            Row::Class(class) => Key::Class(class.id.clone()),
+            Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
+            Row::Pool(_) => Key::Pool,
+        }
+    }
+}
+
+impl Key {
+    /// The word for the kind of row: the first part of a key as text.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Key::Task(_) => "task",
+            Key::Spec(_) => "spec",
+            Key::Runner(_) => "runner",
+            Key::Queue(_) => "queue",
+            Key::Class(_) => "class",
+            Key::EarlyCancel(_) => "early_cancel",
+            Key::Pool => "pool",
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Key::Task(id)
+            | Key::Spec(id)
+            | Key::Runner(id)
+            | Key::Queue(id)
+            | Key::Class(id)
+            | Key::EarlyCancel(id) => {
+                write!(f, "{}.{id}", self.kind())
+            }
+            Key::Pool => f.write_str("pool"),
+        }
+    }
+}
+
+/// What an operator said of a queue. A queue nobody said anything of has no row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    pub id: QueueId,
+    pub paused: bool,
+    /// Since when it has been as it is.
+    pub since: Time,
+}
+
+/// A kind of runner that was seen once and has left: until it is forgotten, what it could run is not `never_fits`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Class {
+    pub id: ClassId,
+    pub offer: Arc<Offer>,
+    /// When a runner of it was last here.
+    pub last_seen: Time,
+}
+
+/// A cancel that arrived before the submission it is meant for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyCancel {
+    pub id: TaskId,
+    pub reason: Arc<str>,
+    /// It ends only a submission that is older than this in the inbox.
+    pub sequence: u64,
+    pub at: Time,
+}
+
+/// What holds for the whole pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Why nothing is decided any more, if so.
+    pub frozen: Option<Arc<str>>,
+    /// Since when some running build has had no room for a job of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsafe_since: Option<Time>,
+}
+
+/// Fields of a row that this version does not know; they survive a rewrite.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra(Option<Box<BTreeMap<String, serde_json::Value>>>);
+
+impl Serialize for Extra {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = self.0.as_deref();
+        let mut map = serializer.serialize_map(Some(fields.map_or(0, BTreeMap::len)))?;
+        for (name, value) in fields.into_iter().flatten() {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Extra {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+        Ok(Self((!fields.is_empty()).then(|| Box::new(fields))))
+    }
+}

@@ -1,0 +1,114 @@
+//! A runner's row: what it offers, and whether work may be given to it.
+//!
+//! Law: an operator's or the dispatcher's decision (`standing`) and the runner's absence (`lost`) are two
+//! things; the state shown is derived from both. What a runner holds is never stored here: it follows from the
+//! tasks' rows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ClassId, Offer, RunnerId, TaskId, Time};
+
+/// The row of a runner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Runner {
+    pub id: RunnerId,
+    /// New with every start of the runner's process.
+    pub incarnation: Arc<str>,
+    pub offer: Arc<Offer>,
+    /// Price of one placement here; the lowest is taken first. Never negative.
+    pub cost: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassId>,
+    pub standing: Standing,
+    /// Since when it has been lost, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Time>,
+    pub registered: Time,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub version: Arc<str>,
+    /// Start failures and losses in a row, counted as incidents.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub incidents: u32,
+    /// When the last incident was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_incident: Option<Time>,
+    /// Refusals in a row of what fits by our rows.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub refusals: u32,
+    /// What was running when it last came back from a crash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<Box<Crash>>,
+    /// Fields a newer version wrote; kept as they are.
+    #[serde(flatten)]
+    pub extra: super::row::Extra,
+}
+
+/// What was lost with a runner that crashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    pub at: Time,
+    pub tasks: Vec<TaskId>,
+}
+
+/// What an operator, or the dispatcher on its own account, decided about a runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It may be given work.
+    Ready,
+    /// It gets nothing until it is resumed; what it has runs on.
+    Held { reason: Arc<str> },
+    /// It gets nothing more, except jobs of running builds that fit nowhere else.
+    Draining,
+}
+
+/// The state of a runner as it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunnerState {
+    Ready,
+    Held,
+    Draining,
+    Lost,
+}
+
+impl RunnerState {
+    /// All of them.
+    pub const ALL: [RunnerState; 4] =
+        [RunnerState::Ready, RunnerState::Held, RunnerState::Draining, RunnerState::Lost];
+
+    /// The word in payloads and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RunnerState::Ready => "ready",
+            RunnerState::Held => "held",
+            RunnerState::Draining => "draining",
+            RunnerState::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for RunnerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Runner {
+    /// The state it shows.
+    pub fn state(&self) -> RunnerState {
+        match (&self.lost, &self.standing) {
+            (Some(_), _) => RunnerState::Lost,
+            (None, Standing::Ready) => RunnerState::Ready,
+            (None, Standing::Held { .. }) => RunnerState::Held,
+            (None, Standing::Draining) => RunnerState::Draining,
+        }
+    }
+}
+
+fn is_none_yet(count: &u32) -> bool {
+    *count == 0
+}

@@ -1,0 +1,11 @@
+//! What the turn loop asks of whatever feeds it with inputs.
+//!
+//! Law: after `read_reports(mark)`, every report that had arrived before the call is put before the loop, and
+//! only then the mark. Nothing is taken from a runner before its mark came back: finished work whose report is
+//! on its way is not lost work.
+
+/// The feeding side of the turn loop.
+pub trait Inbox: Send + Sync {
+    /// Asks for all reports that have arrived so far, followed by `mark`.
+    fn read_reports(&self, mark: u64);
+}

@@ -1,0 +1,11 @@
+//! The seams to the world: small traits, each with its laws in its header. They rest on `model` alone.
+
+pub mod clock;
+pub mod inbox;
+pub mod outbox;
+pub mod table;
+
+pub use clock::Clock;
+pub use inbox::Inbox;
+pub use outbox::Outbox;
+pub use table::{Budget, Commit, Follow, Load, Table, TableError};

@@ -1,0 +1,12 @@
+//! Where the turn loop says that there is something for a runner.
+//!
+//! Law: a call carries no content; what is to be said stands in the committed rows and is said again from there
+//! until the runner confirms it. So a lost call costs time and never a task.
+
+use crate::model::RunnerId;
+
+/// The side that speaks to runners.
+pub trait Outbox: Send + Sync {
+    /// The committed rows hold something new for `runner`.
+    fn deliver(&self, runner: &RunnerId);
+}
