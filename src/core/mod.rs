@@ -1,4 +1,138 @@
-//! The decisions.
+//! The decisions: everything the dispatcher does is decided here, in turns.
+//!
+//! `take_turn` takes the inputs that have arrived, decides, and plans. It is pure: no IO, no clock, no
+//! randomness, no logging, no failure. Order within a turn: reports, registrations, commands, submissions,
+//! timers, planning. What does not fit into the budget stays in the inbox, or in the rows, for the next turn.
+//!
+//! The path of a task: `admission` → `backlog` → `planner` → `attempt`. The law everything rests on is in
+//! `state`: one writer, everything else derived.
 
+mod admission;
+mod attempt;
+pub mod backlog;
+mod blame;
+pub mod builds;
+mod commands;
+mod draft;
+pub mod explain;
+mod families;
+pub mod fit;
+pub mod fleet;
 pub mod input;
+mod intern;
+pub mod invariant;
+mod lease;
+mod planner;
+mod registration;
 pub mod settings;
+pub mod state;
+mod timers;
+pub mod verdict;
+mod wake;
+mod watch;
+
+use std::collections::VecDeque;
+
+pub use draft::{Effect, Turn, TurnBudget, lifecycle};
+pub use registration::stop_orders;
+pub use settings::Settings;
+pub use state::State;
+
+use crate::model::{Time, TurnId};
+use draft::Draft;
+use input::{Answer, Arrived, Command, Input};
+
+/// Inputs that wait for a turn, by the order in which a turn takes them.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    reports: VecDeque<Arrived>,
+    runners: VecDeque<Arrived>,
+    commands: VecDeque<Arrived>,
+    submissions: VecDeque<Arrived>,
+}
+
+impl Waiting {
+    /// Puts an input behind the others of its sort.
+    pub fn push(&mut self, arrived: Arrived) {
+        match &arrived.input {
+            Input::Report(_) | Input::ReportsRead { .. } => self.reports.push_back(arrived),
+            Input::Register(_) | Input::Heartbeat(_) | Input::Leave(_) => self.runners.push_back(arrived),
+            Input::Command(_) => self.commands.push_back(arrived),
+            Input::Submit { .. } => self.submissions.push_back(arrived),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many inputs wait.
+    pub fn len(&self) -> usize {
+        self.reports.len() + self.runners.len() + self.commands.len() + self.submissions.len()
+    }
+
+    /// Takes out everything that waits.
+    pub fn drain(&mut self) -> Vec<Arrived> {
+        let sorts = [&mut self.reports, &mut self.runners, &mut self.commands, &mut self.submissions];
+        sorts.into_iter().flat_map(std::mem::take).collect()
+    }
+}
+
+/// Decides turn number `state.turn() + 1`, by `id`, at log time `now`. The state then holds the turn; what does
+/// not fit into `budget` stays in `waiting`.
+pub fn take_turn(
+    state: &mut State,
+    waiting: &mut Waiting,
+    id: TurnId,
+    now: Time,
+    budget: TurnBudget,
+) -> Turn {
+    state.turn += 1;
+    state.last_id = id;
+    let mut draft = Draft::new(state, now, budget);
+    take_in(&mut draft, waiting);
+    if !waiting.is_empty() {
+        draft.more();
+    }
+    if draft.state.pool().frozen.is_none() {
+        timers::run(&mut draft);
+        planner::plan(&mut draft);
+    }
+    draft.finish()
+}
+
+fn take_in(draft: &mut Draft, waiting: &mut Waiting) {
+    for sort in [&mut waiting.reports, &mut waiting.runners, &mut waiting.commands, &mut waiting.submissions]
+    {
+        while !draft.is_full() {
+            let Some(arrived) = sort.pop_front() else { break };
+            let answer = take_one(draft, &arrived.input);
+            draft.answer(arrived.ticket, answer);
+        }
+    }
+}
+
+fn take_one(draft: &mut Draft, input: &Input) -> Answer {
+    if let Some(reason) = draft.state.pool().frozen.clone()
+        && !matches!(input, Input::Command(Command::Unfreeze))
+    {
+        return Answer::Frozen { reason };
+    }
+    match input {
+        Input::Report(report) => {
+            attempt::report(draft, report);
+            Answer::Taken
+        }
+        Input::ReportsRead { mark } => {
+            let read = &mut draft.state.watch.marks_read;
+            *read = (*read).max(*mark);
+            Answer::Taken
+        }
+        Input::Register(registration) => registration::register(draft, registration),
+        Input::Heartbeat(beat) => registration::heartbeat(draft, beat),
+        Input::Leave(leave) => registration::leave(draft, leave),
+        Input::Command(command) => Answer::Commanded(commands::command(draft, command)),
+        Input::Submit { task, sequence } => Answer::Submitted(admission::submit(draft, task, *sequence)),
+    }
+}

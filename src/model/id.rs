@@ -56,6 +56,11 @@ impl Id {
         Ok(Self(text.into()))
     }
 
+    /// Whether another copy of this name shares its text.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

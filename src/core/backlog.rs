@@ -1,0 +1,111 @@
+//! The backlog: pending tasks in the order we would place them, in one line per shape.
+//!
+//! Law: a waiting task only ever holds back tasks of its own line. Tasks of one line fit on the same runners and
+//! follow the same rules, so when its first task cannot be placed, none of the line can. A task that waits for
+//! its time stands in no line.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::settings::Order;
+use crate::model::{Shape, Task, TaskId};
+
+/// What the tasks of one line have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LineKey {
+    /// Jobs whose build holds a runner at the moment come first and may go to draining runners.
+    pub of_running_build: bool,
+    pub shape: Arc<Shape>,
+    /// The shapes of the jobs of a build.
+    pub jobs: Arc<[Arc<Shape>]>,
+}
+
+/// A task's place in the order of the whole pool; the smallest is placed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    priority: Reverse<i32>,
+    after_running_builds: bool,
+    sequence: u64,
+}
+
+impl Rank {
+    /// The rank of a pending task.
+    pub fn of(task: &Task, of_running_build: bool, order: Order) -> Self {
+        let priority = match order {
+            Order::Priority => task.priority,
+            Order::Fifo => 0,
+        };
+        Self { priority: Reverse(priority), after_running_builds: !of_running_build, sequence: task.sequence }
+    }
+}
+
+/// One task's place in its line.
+pub type Place = (Rank, TaskId);
+
+/// Pending tasks whose time has come.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Backlog {
+    lines: BTreeMap<LineKey, BTreeSet<Place>>,
+}
+
+impl Backlog {
+    /// Puts a task into its line.
+    pub fn insert(&mut self, key: &LineKey, place: Place) {
+        match self.lines.get_mut(key) {
+            Some(line) => {
+                line.insert(place);
+            }
+            None => {
+                self.lines.insert(key.clone(), BTreeSet::from([place]));
+            }
+        }
+    }
+
+    /// Takes a task out of its line.
+    pub fn remove(&mut self, key: &LineKey, place: &Place) {
+        if let Some(line) = self.lines.get_mut(key) {
+            line.remove(place);
+            if line.is_empty() {
+                self.lines.remove(key);
+            }
+        }
+    }
+
+    /// All lines that are not empty.
+    pub fn lines(&self) -> impl Iterator<Item = (&LineKey, &BTreeSet<Place>)> {
+        self.lines.iter()
+    }
+
+    /// The first task of a line, or the first after `after`.
+    pub fn first(&self, key: &LineKey, after: Option<&Place>) -> Option<&Place> {
+        let line = self.lines.get(key)?;
+        match after {
+            None => line.first(),
+            Some(after) => line.range((Bound::Excluded(after), Bound::Unbounded)).next(),
+        }
+    }
+
+    /// How many tasks would be placed before this one, and how many of them are of its own line.
+    pub fn ahead_of(&self, key: &LineKey, place: &Place) -> (usize, usize) {
+        let before = |line: &BTreeSet<Place>| line.range(..place).count();
+        let all = self.lines.values().map(before).sum();
+        (all, self.lines.get(key).map_or(0, before))
+    }
+
+    /// Whether any line holds builds.
+    pub fn build_lines(&self) -> impl Iterator<Item = &LineKey> {
+        self.lines.keys().filter(|key| !key.jobs.is_empty())
+    }
+
+    /// How many tasks stand in the lines.
+    pub fn len(&self) -> usize {
+        self.lines.values().map(BTreeSet::len).sum()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+}

@@ -1,0 +1,157 @@
+//! Builds never wait for ever for their jobs.
+//!
+//! The rule: a build starts on a runner only if afterwards, for every running build and each of its job shapes,
+//! some runner could run one such job once all jobs have ended — on its capacity minus what builds hold there.
+//! Judged with the planner's own `fit` on whole shapes.
+//!
+//! When the fleet shrinks and the rule becomes false, no build starts; after `unsafe_grace` the youngest build is
+//! handed back with its jobs until the rule holds again.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::draft::Draft;
+use super::fit;
+use super::fleet::Seat;
+use super::state::State;
+use crate::model::{Fact, Kind, RunnerId, RunnerState, Shape, Stop, StopCause, Task, TaskState};
+
+/// Runners known to have room for a job of a shape, so that most questions need one look.
+#[derive(Debug, Default)]
+pub(super) struct Witnesses(FxHashMap<Arc<Shape>, RunnerId>);
+
+/// Whether one job of `shape` could run on `seat` once all jobs there have ended, with `extra` there besides.
+fn has_room(seat: &Seat, shape: &Shape, extra: Option<&Shape>) -> bool {
+    if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) {
+        return false;
+    }
+    if fit::never(shape, &seat.runner.offer).is_some() {
+        return false;
+    }
+    match extra {
+        None => fit::room(shape, &seat.runner.offer, &seat.held_by_builds).is_none(),
+        Some(extra) => {
+            let mut used = seat.held_by_builds.clone();
+            used.add(extra);
+            fit::room(shape, &seat.runner.offer, &used).is_none()
+        }
+    }
+}
+
+/// The first job shape that would have no room any more if `build` started on `host`.
+pub(super) fn blocked_by(
+    state: &State,
+    witnesses: &mut Witnesses,
+    build: &Shape,
+    jobs: &[Arc<Shape>],
+    host: &Seat,
+) -> Option<Arc<Shape>> {
+    state.job_shapes().chain(jobs).find(|shape| !keeps_room(state, witnesses, shape, build, host)).cloned()
+}
+
+fn keeps_room(
+    state: &State,
+    witnesses: &mut Witnesses,
+    shape: &Arc<Shape>,
+    build: &Shape,
+    host: &Seat,
+) -> bool {
+    let has = |seat: &Seat| {
+        let extra = (seat.runner.id == host.runner.id).then_some(build);
+        has_room(seat, shape, extra)
+    };
+    if witnesses.0.get(shape).and_then(|id| state.fleet().get(id)).is_some_and(has) {
+        return true;
+    }
+    match state.fleet().seats().find(|seat| has(seat)) {
+        Some(seat) => {
+            witnesses.0.insert(shape.clone(), seat.runner.id.clone());
+            true
+        }
+        None => false,
+    }
+}
+
+/// A job shape of a running build that no runner has room for, even once all jobs have ended.
+pub fn stranded_shape(state: &State) -> Option<Arc<Shape>> {
+    state.job_shapes().find(|shape| !state.fleet().seats().any(|seat| has_room(seat, shape, None))).cloned()
+}
+
+/// Notes when the rule stops or begins to hold, and hands the youngest build back once the grace is over.
+pub(super) fn watch_rule(draft: &mut Draft) {
+    let since = draft.state.pool().unsafe_since;
+    let changed = std::mem::take(&mut draft.state.watch.rule_changed);
+    let grace_over = since.is_some_and(|since| since + draft.state.settings.unsafe_grace <= draft.now);
+    if !changed && !grace_over {
+        return;
+    }
+    let Some(shape) = stranded_shape(draft.state) else {
+        if since.is_some() {
+            let mut pool = draft.state.pool().clone();
+            pool.unsafe_since = None;
+            draft.put_pool(pool);
+            draft.fact(Fact::BuildsSafe);
+        }
+        return;
+    };
+    match since {
+        None => {
+            let mut pool = draft.state.pool().clone();
+            pool.unsafe_since = Some(draft.now);
+            draft.put_pool(pool);
+            if let Some(build) = youngest_with(draft.state, &shape) {
+                draft.fact(Fact::BuildsUnsafe { build: build.id.clone() });
+            }
+        }
+        Some(_) if grace_over => hand_back_youngest(draft),
+        Some(_) => {}
+    }
+}
+
+/// Asks the youngest running build back, with its jobs. One at a time: the next only when it has gone.
+fn hand_back_youngest(draft: &mut Draft) {
+    let running = running_builds(draft.state);
+    let stopping = |task: &&Arc<Task>| task.assignment().is_some_and(|held| held.stop.is_some());
+    if running.iter().any(|build| stopping(&build)) {
+        return;
+    }
+    let Some(build) = running.into_iter().max_by_key(|build| (started_at(build), build.sequence)) else {
+        return;
+    };
+    let reason = "the fleet shrank: no runner has room for a job of a running build";
+    ask_back(draft, &build, reason);
+    let jobs: Vec<_> = draft.state.jobs_of(&build.id).cloned().collect();
+    for id in jobs {
+        if let Some(job) = draft.task(&id) {
+            ask_back(draft, &job, "its build is handed back");
+        }
+    }
+}
+
+fn ask_back(draft: &mut Draft, task: &Task, reason: &str) {
+    let mut asked = task.clone();
+    let (TaskState::Assigned(held) | TaskState::Running(held)) = &mut asked.state else { return };
+    if held.stop.is_some() {
+        return;
+    }
+    held.stop = Some(Stop { cause: StopCause::HandBack, reason: reason.into(), at: draft.now });
+    let (runner, token) = (held.runner.clone(), held.token);
+    draft.fact(Fact::StopAsked { id: task.id.clone(), runner: runner.clone(), token, reason: reason.into() });
+    draft.put_task_quietly(asked);
+    draft.deliver(&runner);
+}
+
+fn running_builds(state: &State) -> Vec<Arc<Task>> {
+    let held = state.fleet().seats().flat_map(|seat| &seat.tasks);
+    held.filter_map(|id| state.task(id.as_str())).filter(|task| task.kind() == Kind::Build).cloned().collect()
+}
+
+fn youngest_with(state: &State, shape: &Arc<Shape>) -> Option<Arc<Task>> {
+    let builds = running_builds(state).into_iter();
+    builds.filter(|build| build.jobs.contains(shape)).max_by_key(|build| (started_at(build), build.sequence))
+}
+
+fn started_at(build: &Task) -> Option<crate::model::Time> {
+    build.assignment().map(|held| held.assigned)
+}

@@ -1,0 +1,289 @@
+//! A turn while it is being decided.
+//!
+//! Law: every change goes through here into the state and into the turn at once, so the two cannot differ. A row
+//! changed twice in one turn is written once, as it stood last.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::input::{Answer, Ticket};
+use super::state::State;
+use crate::model::{
+    Change, Ending, Fact, Key, Lifecycle, LifecycleState, Outcome, Pool, Row, Runner, RunnerId, Task, TaskId,
+    TaskState, Time, Token,
+};
+
+/// What one turn may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnBudget {
+    pub rows: usize,
+    /// Estimated encoded bytes.
+    pub bytes: usize,
+}
+
+/// A message to send once the turn is committed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    Answer {
+        to: Ticket,
+        answer: Answer,
+    },
+    /// The rows hold something new for this runner.
+    Deliver {
+        runner: RunnerId,
+    },
+    /// Read all reports that have arrived, then give back the mark.
+    ReadReports {
+        mark: u64,
+    },
+}
+
+/// Everything decided at once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Turn {
+    pub changes: Vec<Change>,
+    pub facts: Vec<Fact>,
+    pub effects: Vec<Effect>,
+    /// The budget ended before the work did: another turn is due at once.
+    pub more: bool,
+}
+
+pub(super) struct Draft<'a> {
+    pub state: &'a mut State,
+    pub now: Time,
+    turn: Turn,
+    places: FxHashMap<Key, usize>,
+    deliver: BTreeSet<RunnerId>,
+    budget: TurnBudget,
+    bytes: usize,
+    tokens: u32,
+    sequence: u64,
+}
+
+/// A row's encoded size besides its texts, as an upper estimate in bytes.
+const ROW_BYTES: usize = 700;
+/// The same for the fact that goes with it.
+const FACT_BYTES: usize = 350;
+
+impl<'a> Draft<'a> {
+    pub fn new(state: &'a mut State, now: Time, budget: TurnBudget) -> Self {
+        state.advance(now);
+        let now = state.now();
+        Self {
+            now,
+            turn: Turn::default(),
+            places: FxHashMap::default(),
+            deliver: BTreeSet::new(),
+            budget,
+            bytes: 0,
+            tokens: 0,
+            sequence: 0,
+            state,
+        }
+    }
+
+    /// The turn, and the state with it.
+    pub fn finish(mut self) -> Turn {
+        self.turn.effects.extend(self.deliver.into_iter().map(|runner| Effect::Deliver { runner }));
+        self.turn
+    }
+
+    /// Whether nothing more goes into this turn. Room for one more input's consequences is kept.
+    pub fn is_full(&self) -> bool {
+        self.turn.changes.len() >= self.budget.rows || self.bytes >= self.budget.bytes
+    }
+
+    /// Says that work is left for the next turn.
+    pub fn more(&mut self) {
+        self.turn.more = true;
+    }
+
+    pub fn put(&mut self, row: Row) {
+        self.bytes += match &row {
+            Row::Spec { body, .. } => body.len() + body.len() / 4 + 64,
+            Row::Task(_) => ROW_BYTES + FACT_BYTES,
+            _ => ROW_BYTES,
+        };
+        let key = row.key();
+        self.state.put(row.clone());
+        self.change(key, Change::Put(row));
+    }
+
+    pub fn delete(&mut self, key: Key) {
+        self.bytes += 64;
+        self.state.delete(&key);
+        self.change(key.clone(), Change::Delete(key));
+    }
+
+    fn change(&mut self, key: Key, change: Change) {
+        match self.places.get(&key) {
+            Some(place) => self.turn.changes[*place] = change,
+            None => {
+                self.places.insert(key, self.turn.changes.len());
+                self.turn.changes.push(change);
+            }
+        }
+    }
+
+    /// Puts a task's row and says that it entered its state.
+    pub fn put_task(&mut self, task: Task) {
+        self.enter(task, None);
+    }
+
+    /// Puts a task's row without saying anything.
+    pub fn put_task_quietly(&mut self, task: Task) {
+        self.put(Row::Task(Arc::new(task)));
+    }
+
+    pub fn put_runner(&mut self, runner: Runner) {
+        self.put(Row::Runner(Arc::new(runner)));
+    }
+
+    pub fn put_pool(&mut self, pool: Pool) {
+        self.put(Row::Pool(pool));
+    }
+
+    fn enter(&mut self, task: Task, reason: Option<Arc<str>>) {
+        let mut lifecycle = lifecycle(&task, self.now);
+        if reason.is_some() {
+            lifecycle.reason = reason;
+        }
+        self.fact(Fact::Task(lifecycle));
+        self.put(Row::Task(Arc::new(task)));
+    }
+
+    pub fn fact(&mut self, fact: Fact) {
+        self.turn.facts.push(fact);
+    }
+
+    pub fn answer(&mut self, to: Ticket, answer: Answer) {
+        self.turn.effects.push(Effect::Answer { to, answer });
+    }
+
+    pub fn deliver(&mut self, runner: &RunnerId) {
+        if !self.deliver.contains(runner) {
+            self.deliver.insert(runner.clone());
+        }
+    }
+
+    /// Asks for the reports on their way; the returned mark comes back after them.
+    pub fn read_reports(&mut self) -> u64 {
+        let mark = self.state.watch.next_mark();
+        self.turn.effects.push(Effect::ReadReports { mark });
+        mark
+    }
+
+    /// A token nobody had before.
+    pub fn next_token(&mut self) -> Token {
+        let index = self.tokens;
+        self.tokens += 1;
+        Token { epoch: self.state.epoch(), turn: self.state.turn(), index }
+    }
+
+    /// A place in the order of admission behind all others.
+    pub fn next_sequence(&mut self) -> u64 {
+        let sequence = (self.state.turn() << 20) | self.sequence;
+        self.sequence += 1;
+        sequence
+    }
+
+    pub fn task(&self, id: &TaskId) -> Option<Arc<Task>> {
+        self.state.tasks.get(id).cloned()
+    }
+
+    pub fn runner(&self, id: &RunnerId) -> Option<Arc<Runner>> {
+        self.state.runner(id).cloned()
+    }
+
+    /// Ends a task. Its body goes with it unless it is small enough to be kept.
+    pub fn end_task(&mut self, task: &Task, ending: Ending) {
+        let mut ended = task.clone();
+        ended.state = TaskState::Ended(Box::new(ending));
+        let keep = self.state.settings.keep_ended_body;
+        if self.state.body(task.id.as_str()).is_some_and(|body| body.len() > keep) {
+            self.delete(Key::Spec(task.id.clone()));
+        }
+        self.state.watch.forget_task(&task.id);
+        if let Some(until) = super::verdict::patience(task) {
+            self.state.watch.unplaceable.remove(&(until, task.id.clone()));
+        }
+        self.put_task(ended);
+    }
+
+    /// Ends a task that the dispatcher itself decides about.
+    pub fn end_undone(&mut self, task: &Task, outcome: Outcome, reason: &str) {
+        let ending = self.ending(task, outcome, Some(reason.into()));
+        self.end_task(task, ending);
+    }
+
+    /// How `task` ends now, with what its last attempt says.
+    pub fn ending(&self, task: &Task, outcome: Outcome, reason: Option<Arc<str>>) -> Ending {
+        let last = task.assignment();
+        Ending {
+            outcome,
+            reason,
+            runner: last.map(|last| last.runner.clone()),
+            token: last.map(|last| last.token),
+            assigned: last.map(|last| last.assigned),
+            started: last.and_then(|last| last.started),
+            ended: self.now,
+            exit_code: None,
+            message: None,
+        }
+    }
+
+    /// Makes a task pending again.
+    pub fn return_task(&mut self, task: &Task, reason: &str, not_before: Option<Time>) {
+        let mut pending = task.clone();
+        let reason: Arc<str> = reason.into();
+        pending.state = TaskState::Pending { since: self.now, not_before, reason: Some(reason.clone()) };
+        self.enter(pending, Some(reason));
+    }
+}
+
+/// The lifecycle event of a task that entered its state at `at`.
+pub fn lifecycle(task: &Task, at: Time) -> Lifecycle {
+    let millis =
+        |later: Time, earlier: Time| u64::try_from(later.since(earlier).as_millis()).unwrap_or(u64::MAX);
+    let mut event = Lifecycle {
+        id: task.id.clone(),
+        kind: task.kind(),
+        queue: task.shape.queue.clone(),
+        tenant: task.tenant.clone(),
+        state: LifecycleState::Pending,
+        outcome: None,
+        reason: None,
+        runner: None,
+        attempt: task.attempt,
+        token: None,
+        at,
+        waited_ms: None,
+        ran_ms: None,
+        exit_code: None,
+    };
+    match &task.state {
+        TaskState::Pending { .. } => {}
+        TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
+            event.state = match task.state {
+                TaskState::Running(_) => LifecycleState::Running,
+                _ => LifecycleState::Assigned,
+            };
+            event.runner = Some(assignment.runner.clone());
+            event.token = Some(assignment.token);
+            event.waited_ms = Some(millis(assignment.assigned, task.submitted));
+        }
+        TaskState::Ended(ending) => {
+            event.state = LifecycleState::Ended;
+            event.outcome = Some(ending.outcome);
+            event.reason = ending.reason.clone();
+            event.runner = ending.runner.clone();
+            event.token = ending.token;
+            event.waited_ms = ending.assigned.map(|assigned| millis(assigned, task.submitted));
+            event.ran_ms = ending.started.map(|started| millis(ending.ended, started));
+            event.exit_code = ending.exit_code;
+        }
+    }
+    event
+}

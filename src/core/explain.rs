@@ -1,0 +1,177 @@
+//! Why: the verdict on a task, its position, what it waits for; and why a runner is idle.
+//!
+//! Law: asks the same `fit`, `backlog` and `builds` as the planner does, so an explanation can never disagree
+//! with a placement.
+
+use super::builds::{self, Witnesses};
+use super::fit::{self, Misfit};
+use super::fleet::Seat;
+use super::state::State;
+use super::timers::waits_until;
+use super::verdict::{self, Verdict};
+use crate::model::{ClassId, Kind, RunnerId, Standing, Task, TaskState};
+
+/// Why a task stands where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// For a pending task.
+    pub verdict: Option<Verdict>,
+    /// For a pending task whose time has come: how many would be placed before it.
+    pub position: Option<usize>,
+    /// In sentences, the most important first.
+    pub reasons: Vec<String>,
+    /// Each runner with what is in the way there, if anything.
+    pub runners: Vec<(RunnerId, Option<Misfit>)>,
+    /// Each declared or remembered class with what is in the way there, if anything.
+    pub classes: Vec<(ClassId, Option<Misfit>)>,
+}
+
+/// Explains the task called `id`.
+pub fn why(state: &State, id: &str) -> Option<Why> {
+    let task = state.task(id)?;
+    if !task.is_pending() {
+        return Some(Why {
+            verdict: None,
+            position: None,
+            reasons: settled_reasons(task),
+            runners: Vec::new(),
+            classes: Vec::new(),
+        });
+    }
+    let runners: Vec<(RunnerId, Option<Misfit>)> =
+        state.fleet().seats().map(|seat| (seat.runner.id.clone(), misfit(state, task, seat))).collect();
+    let declared = state.settings.classes.iter();
+    let classes = declared
+        .chain(state.classes().map(|class| &**class))
+        .map(|class| (class.id.clone(), fit::never(&task.shape, &class.offer)))
+        .collect();
+    let never = verdict::never_fits(state, &task.shape, &task.jobs);
+    let verdict = match &never {
+        Some(_) => Verdict::NeverFits,
+        None if runners.iter().any(|(_, misfit)| misfit.is_none()) => Verdict::FitsNow,
+        None => Verdict::FitsLater,
+    };
+    let mut reasons = waiting_reasons(state, task);
+    match never {
+        Some(misfits) if state.watch.leading && state.watch.is_settling() => {
+            reasons.push(format!("the fleet is still settling; so far, {}", verdict::rejection(&misfits)));
+        }
+        Some(misfits) => reasons.push(verdict::rejection(&misfits)),
+        None => reasons.extend(fleet_reason(verdict, &runners)),
+    }
+    let position = waits_until(state, task).is_none().then(|| {
+        let (key, place) = state.place_of(task);
+        state.backlog().ahead_of(&key, &place).0
+    });
+    Some(Why { verdict: Some(verdict), position, reasons, runners, classes })
+}
+
+/// What keeps a pending task from being placed on a runner now.
+pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
+    if let Some(misfit) = seat.misfit(&task.shape, state.is_of_running_build(task)) {
+        return Some(misfit);
+    }
+    if state.watch.refused(&task.id, &seat.runner.id, state.now()) {
+        return Some(Misfit::RefusedBefore);
+    }
+    if task.kind() != Kind::Build {
+        return None;
+    }
+    let mut witnesses = Witnesses::default();
+    builds::blocked_by(state, &mut witnesses, &task.shape, &task.jobs, seat)
+        .map(|shape| Misfit::NoRoomForJobs { shape })
+}
+
+fn settled_reasons(task: &Task) -> Vec<String> {
+    match &task.state {
+        TaskState::Pending { .. } => Vec::new(),
+        TaskState::Assigned(held) | TaskState::Running(held) => {
+            let mut reasons =
+                vec![format!("{} on {} under token {}", task.state_word(), held.runner, held.token)];
+            if let Some(stop) = &held.stop {
+                reasons.push(format!("{} was asked to stop it: {}", held.runner, stop.reason));
+            }
+            reasons
+        }
+        TaskState::Ended(ending) => {
+            let why = ending.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            vec![format!("ended {}{why}", ending.outcome)]
+        }
+    }
+}
+
+fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(frozen) = &state.pool().frozen {
+        reasons.push(format!("the pool is frozen: {frozen}"));
+    }
+    if state.is_paused(&task.shape.queue) {
+        reasons.push(format!("queue {} is paused", task.shape.queue));
+    }
+    if let TaskState::Pending { reason: Some(reason), .. } = &task.state {
+        reasons.push(format!("it is pending again: {reason}"));
+    }
+    match waits_until(state, task) {
+        Some(at) => reasons.push(format!("it waits until {at}")),
+        None => {
+            let (key, place) = state.place_of(task);
+            let (all, own) = state.backlog().ahead_of(&key, &place);
+            if own > 0 {
+                reasons.push(format!("{own} tasks of the same shape are placed before it ({all} in all)"));
+            }
+        }
+    }
+    if let Some(shape) = builds::stranded_shape(state).filter(|_| task.kind() == Kind::Build) {
+        reasons.push(format!("no build starts: no runner has room for a {shape} of a running build"));
+    }
+    reasons
+}
+
+fn fleet_reason(verdict: Verdict, runners: &[(RunnerId, Option<Misfit>)]) -> Option<String> {
+    match verdict {
+        Verdict::FitsNow => {
+            let (runner, _) = runners.iter().find(|(_, misfit)| misfit.is_none())?;
+            Some(format!("it fits on {runner} now"))
+        }
+        _ => {
+            let (runner, misfit) = runners
+                .iter()
+                .filter_map(|(runner, misfit)| Some((runner, misfit.as_ref()?)))
+                .max_by_key(|(_, misfit)| misfit.closeness())?;
+            Some(format!("no runner has room for it now; the closest is {runner}: {misfit}"))
+        }
+    }
+}
+
+/// Why a runner has room for more and gets nothing, or that it is full.
+pub fn idle(state: &State, seat: &Seat) -> String {
+    if seat.runner.lost.is_some() {
+        return "it is lost: not heard of for longer than its lease".to_owned();
+    }
+    match &seat.runner.standing {
+        Standing::Held { reason } => return format!("it is held: {reason}"),
+        Standing::Draining => return format!("it is draining; {} tasks are left", seat.tasks.len()),
+        Standing::Ready => {}
+    }
+    if state.backlog().is_empty() {
+        return "nothing waits".to_owned();
+    }
+    let mut first: Option<(String, Misfit)> = None;
+    for (key, line) in state.backlog().lines() {
+        let Some(task) = line.first().and_then(|(_, id)| state.task(id.as_str())) else { continue };
+        if state.is_paused(&key.shape.queue) {
+            continue;
+        }
+        match misfit(state, task, seat) {
+            None => return format!("{} can start here in the next turn", task.id),
+            Some(misfit) if first.as_ref().is_none_or(|(_, best)| misfit.closeness() > best.closeness()) => {
+                first = Some((task.id.to_string(), misfit));
+            }
+            Some(_) => {}
+        }
+    }
+    match first {
+        Some((task, misfit)) => format!("nothing that waits fits; the closest is {task}: {misfit}"),
+        None => "every queue with waiting tasks is paused".to_owned(),
+    }
+}

@@ -1,0 +1,216 @@
+//! Fit: can this runner take this task, and if not, what exactly is in the way?
+//!
+//! Law: the planner, the verdict, the rule for builds, `why` and the runner's own refusal all ask these
+//! functions, so an explanation can never disagree with a placement. They look at one shape and one offer and
+//! know no other task or runner.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::model::resources::amount_text;
+use crate::model::{Kind, Offer, QueueId, Resources, Shape};
+
+/// What tasks take of a runner.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub resources: Resources,
+    pub slots: u32,
+}
+
+impl Usage {
+    /// Adds one task of `shape`.
+    pub fn add(&mut self, shape: &Shape) {
+        self.resources.add(&shape.resources);
+        self.slots += 1;
+    }
+
+    /// Takes one task of `shape` away, which was added before.
+    pub fn subtract(&mut self, shape: &Shape) {
+        self.resources.subtract(&shape.resources);
+        self.slots -= 1;
+    }
+
+    /// Whether nothing is taken.
+    pub fn is_empty(&self) -> bool {
+        self.slots == 0
+    }
+}
+
+/// A named reason why a runner cannot take a task.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Misfit {
+    Kind {
+        needs: Kind,
+    },
+    Queue {
+        needs: QueueId,
+    },
+    Arch {
+        needs: Arc<str>,
+        has: Arc<str>,
+    },
+    Os {
+        needs: Arc<str>,
+        has: Arc<str>,
+    },
+    Label {
+        name: Arc<str>,
+        needs: Arc<str>,
+        has: Option<Arc<str>>,
+    },
+    Taint {
+        taint: Arc<str>,
+    },
+    /// More of a resource than the whole runner has.
+    TooLarge {
+        resource: Arc<str>,
+        needs: u64,
+        has: u64,
+    },
+    /// More of a resource than is free at the moment.
+    Busy {
+        resource: Arc<str>,
+        needs: u64,
+        free: u64,
+    },
+    NoSlot {
+        slots: u32,
+    },
+    Held {
+        reason: Arc<str>,
+    },
+    Draining,
+    Lost,
+    /// The runner refused this very task and is not asked again yet.
+    RefusedBefore,
+    /// Started here, the build would leave no room for a job of a running build.
+    NoRoomForJobs {
+        shape: Arc<Shape>,
+    },
+    /// Nothing that could hold the build has room for its jobs beside it.
+    JobsNeverFit {
+        shape: Arc<Shape>,
+    },
+}
+
+impl Misfit {
+    /// The word for it in payloads and labels.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Misfit::Kind { .. } => "kind",
+            Misfit::Queue { .. } => "queue",
+            Misfit::Arch { .. } => "arch",
+            Misfit::Os { .. } => "os",
+            Misfit::Label { .. } => "label",
+            Misfit::Taint { .. } => "taint",
+            Misfit::TooLarge { .. } => "too_large",
+            Misfit::Busy { .. } => "busy",
+            Misfit::NoSlot { .. } => "no_slot",
+            Misfit::Held { .. } => "held",
+            Misfit::Draining => "draining",
+            Misfit::Lost => "lost",
+            Misfit::RefusedBefore => "refused_before",
+            Misfit::NoRoomForJobs { .. } => "no_room_for_jobs",
+            Misfit::JobsNeverFit { .. } => "jobs_never_fit",
+        }
+    }
+
+    /// How near the runner came to fitting: a runner of the wrong kind is farther than one too small.
+    pub fn closeness(&self) -> u8 {
+        match self {
+            Misfit::Kind { .. } => 0,
+            Misfit::Queue { .. } => 1,
+            Misfit::Os { .. } => 2,
+            Misfit::Arch { .. } => 3,
+            Misfit::Taint { .. } => 4,
+            Misfit::Label { .. } => 5,
+            _ => 6,
+        }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Misfit::Kind { needs } => write!(f, "takes no {needs}s"),
+            Misfit::Queue { needs } => write!(f, "takes nothing from queue {needs}"),
+            Misfit::Arch { needs, has } => write!(f, "needs arch {needs}; it has {}", or_none(has)),
+            Misfit::Os { needs, has } => write!(f, "needs os {needs}; it has {}", or_none(has)),
+            Misfit::Label { name, needs, has } => {
+                write!(f, "needs label {name}={needs}; it has {}", has.as_deref().map_or("none", |has| has))
+            }
+            Misfit::Taint { taint } => write!(f, "does not tolerate taint {taint}"),
+            Misfit::TooLarge { resource, needs, has } => write!(
+                f,
+                "needs {resource} {}; it has {resource} {}",
+                amount_text(resource, *needs),
+                amount_text(resource, *has)
+            ),
+            Misfit::Busy { resource, needs, free } => write!(
+                f,
+                "needs {resource} {}; {} is free now",
+                amount_text(resource, *needs),
+                amount_text(resource, *free)
+            ),
+            Misfit::NoSlot { slots } => write!(f, "all {slots} slots are taken"),
+            Misfit::Held { reason } => write!(f, "is held: {reason}"),
+            Misfit::Draining => f.write_str("is draining"),
+            Misfit::Lost => f.write_str("is lost"),
+            Misfit::RefusedBefore => f.write_str("refused this task and is not asked again yet"),
+            Misfit::NoRoomForJobs { shape } => {
+                write!(f, "started here it would leave no room for a {shape} of a running build")
+            }
+            Misfit::JobsNeverFit { shape } => {
+                write!(f, "no runner would have room for its {shape} beside it")
+            }
+        }
+    }
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none named" } else { text }
+}
+
+/// What keeps a task of `shape` from ever running on a runner that makes `offer`, were it empty.
+pub fn never(shape: &Shape, offer: &Offer) -> Option<Misfit> {
+    if !offer.kinds.contains(&shape.kind) {
+        return Some(Misfit::Kind { needs: shape.kind });
+    }
+    if !offer.queues.is_empty() && !offer.queues.contains(&shape.queue) {
+        return Some(Misfit::Queue { needs: shape.queue.clone() });
+    }
+    if !shape.os.is_empty() && shape.os != offer.os {
+        return Some(Misfit::Os { needs: shape.os.clone(), has: offer.os.clone() });
+    }
+    if !shape.arch.is_empty() && shape.arch != offer.arch {
+        return Some(Misfit::Arch { needs: shape.arch.clone(), has: offer.arch.clone() });
+    }
+    if let Some(taint) = offer.taints.iter().find(|taint| !shape.tolerations.contains(*taint)) {
+        return Some(Misfit::Taint { taint: taint.clone() });
+    }
+    let other_label = shape.labels.iter().find(|(name, value)| offer.labels.get(*name) != Some(value));
+    if let Some((name, needs)) = other_label {
+        let has = offer.labels.get(name).cloned();
+        return Some(Misfit::Label { name: name.clone(), needs: needs.clone(), has });
+    }
+    if offer.slots == 0 {
+        return Some(Misfit::NoSlot { slots: 0 });
+    }
+    let shortage = offer.resources.as_ref().and_then(|has| shape.resources.shortage(has))?;
+    Some(Misfit::TooLarge { resource: shortage.name.into(), needs: shortage.needs, has: shortage.has })
+}
+
+/// What keeps a task of `shape` from running beside `used` on a runner that makes `offer`; `never` was asked before.
+pub fn room(shape: &Shape, offer: &Offer, used: &Usage) -> Option<Misfit> {
+    if used.slots >= offer.slots {
+        return Some(Misfit::NoSlot { slots: offer.slots });
+    }
+    let has = offer.resources.as_ref()?;
+    let short = |name: &str, needs: u64| {
+        let free = has.amount(name).saturating_sub(used.resources.amount(name));
+        (needs > free).then(|| Misfit::Busy { resource: name.into(), needs, free })
+    };
+    short("cpu", shape.resources.cpu)
+        .or_else(|| short("memory", shape.resources.memory))
+        .or_else(|| shape.resources.other.iter().find_map(|(name, needs)| short(name, *needs)))
+}

@@ -1,0 +1,327 @@
+//! The fleet: what each runner holds, and the runners in the order a strategy would take them.
+//!
+//! Law: derived from the rows of runners and tasks alone, through `State::put`. A runner's usage is the sum of
+//! its assigned and running tasks, so no doubled or lost end can leak or inflate capacity.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::fit::{self, Misfit, Usage};
+use super::settings::Strategy;
+use crate::model::{Offer, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
+
+/// What a runner has free, as the order in which `pack` takes runners: the fullest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Room {
+    cpu: u64,
+    memory: u64,
+    slots: u32,
+}
+
+/// A runner with what it holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seat {
+    pub runner: Arc<Runner>,
+    /// What its assigned and running tasks take.
+    pub held: Usage,
+    /// What builds among them take.
+    pub held_by_builds: Usage,
+    pub tasks: BTreeSet<TaskId>,
+    profile: usize,
+}
+
+impl Seat {
+    /// What keeps a task of `shape` from being placed here now.
+    pub fn misfit(&self, shape: &Shape, of_running_build: bool) -> Option<Misfit> {
+        match (self.runner.state(), &self.runner.standing) {
+            (RunnerState::Lost, _) => return Some(Misfit::Lost),
+            (_, Standing::Held { reason }) => return Some(Misfit::Held { reason: reason.clone() }),
+            (RunnerState::Draining, _) if !of_running_build => return Some(Misfit::Draining),
+            _ => {}
+        }
+        fit::never(shape, &self.runner.offer).or_else(|| fit::room(shape, &self.runner.offer, &self.held))
+    }
+
+    fn room(&self) -> Room {
+        let slots = self.runner.offer.slots.saturating_sub(self.held.slots);
+        match &self.runner.offer.resources {
+            None => Room { cpu: u64::MAX, memory: u64::MAX, slots },
+            Some(has) => Room {
+                cpu: has.cpu.saturating_sub(self.held.resources.cpu),
+                memory: has.memory.saturating_sub(self.held.resources.memory),
+                slots,
+            },
+        }
+    }
+}
+
+/// Runners of one cost and one offer.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    pub offer: Arc<Offer>,
+    cost: u64,
+    members: usize,
+    ready: BTreeSet<(Room, RunnerId)>,
+    draining: BTreeSet<(Room, RunnerId)>,
+}
+
+/// All runners.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    seats: FxHashMap<RunnerId, Seat>,
+    ids: BTreeSet<RunnerId>,
+    profiles: Vec<Profile>,
+    numbers: FxHashMap<(u64, Arc<Offer>), usize>,
+}
+
+impl Fleet {
+    /// Puts a runner in, or replaces its row and keeps what it holds.
+    pub fn put(&mut self, runner: Arc<Runner>) {
+        let (held, held_by_builds, tasks) = match self.take_out(&runner.id) {
+            Some(seat) => (seat.held, seat.held_by_builds, seat.tasks),
+            None => Default::default(),
+        };
+        let profile = self.profile_of(&runner);
+        self.ids.insert(runner.id.clone());
+        let seat = Seat { runner, held, held_by_builds, tasks, profile };
+        self.enter(&seat);
+        self.seats.insert(seat.runner.id.clone(), seat);
+    }
+
+    /// Takes a runner out.
+    pub fn remove(&mut self, id: &RunnerId) {
+        self.take_out(id);
+        self.ids.remove(id);
+    }
+
+    /// Counts a task of `shape` as held by `runner`.
+    pub fn hold(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
+        self.change(runner, |seat| {
+            seat.held.add(shape);
+            if shape.kind == crate::model::Kind::Build {
+                seat.held_by_builds.add(shape);
+            }
+            seat.tasks.insert(task.clone());
+        });
+    }
+
+    /// Counts a task of `shape` as held by `runner` no longer.
+    pub fn free(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
+        self.change(runner, |seat| {
+            seat.held.subtract(shape);
+            if shape.kind == crate::model::Kind::Build {
+                seat.held_by_builds.subtract(shape);
+            }
+            seat.tasks.remove(task);
+        });
+    }
+
+    /// The runner called `id`.
+    pub fn get(&self, id: &RunnerId) -> Option<&Seat> {
+        self.seats.get(id)
+    }
+
+    /// All runners in the order of their ids.
+    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
+        self.ids.iter().filter_map(|id| self.seats.get(id))
+    }
+
+    /// How many runners there are, in whatever state.
+    pub fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// The distinct offers of all runners, in whatever state.
+    pub fn offers(&self) -> impl Iterator<Item = &Arc<Offer>> {
+        self.profiles.iter().filter(|profile| profile.members > 0).map(|profile| &profile.offer)
+    }
+
+    /// The profiles that could ever run `shape`, cheapest first.
+    pub fn profiles_for(&self, shape: &Shape) -> Vec<usize> {
+        let mut fitting: Vec<usize> = (0..self.profiles.len())
+            .filter(|number| {
+                let profile = &self.profiles[*number];
+                profile.members > 0 && fit::never(shape, &profile.offer).is_none()
+            })
+            .collect();
+        fitting.sort_by_key(|number| self.profiles[*number].cost);
+        fitting
+    }
+
+    /// The runner of `profiles` (cheapest first) that takes a task of `shape` first: lowest cost, then the
+    /// strategy's order, then id. `may` excludes runners for reasons of the task's own.
+    pub fn best(
+        &self,
+        shape: &Shape,
+        profiles: &[usize],
+        draining: bool,
+        strategy: Strategy,
+        mut may: impl FnMut(&Seat) -> bool,
+    ) -> Option<&Seat> {
+        let mut best: Option<(u64, Room, &Seat)> = None;
+        for number in profiles {
+            let profile = &self.profiles[*number];
+            if best.as_ref().is_some_and(|(cost, ..)| profile.cost > *cost) {
+                break;
+            }
+            let Some((room, seat)) = self.first_in(profile, shape, draining, strategy, &mut may) else {
+                continue;
+            };
+            let better = best.as_ref().is_none_or(|(_, other, held)| {
+                let order = match strategy {
+                    Strategy::Pack => room.cmp(other),
+                    Strategy::Spread => other.cmp(&room),
+                };
+                order.then_with(|| seat.runner.id.cmp(&held.runner.id)).is_lt()
+            });
+            if better {
+                best = Some((profile.cost, room, seat));
+            }
+        }
+        best.map(|(.., seat)| seat)
+    }
+
+    /// Of `runners`, the one that takes a task of `shape` first, as [`Fleet::best`] would choose.
+    pub fn best_of<'a>(
+        &'a self,
+        runners: impl Iterator<Item = &'a RunnerId>,
+        shape: &Shape,
+        state: RunnerState,
+        strategy: Strategy,
+        mut may: impl FnMut(&Seat) -> bool,
+    ) -> Option<&'a Seat> {
+        runners
+            .filter_map(|id| self.seats.get(id))
+            .filter(|seat| seat.runner.state() == state && seat.misfit(shape, true).is_none() && may(seat))
+            .min_by(|a, b| {
+                let room = match strategy {
+                    Strategy::Pack => a.room().cmp(&b.room()),
+                    Strategy::Spread => b.room().cmp(&a.room()),
+                };
+                let cost = self.profiles[a.profile].cost.cmp(&self.profiles[b.profile].cost);
+                cost.then(room).then_with(|| a.runner.id.cmp(&b.runner.id))
+            })
+    }
+
+    fn first_in<'a>(
+        &'a self,
+        profile: &'a Profile,
+        shape: &Shape,
+        draining: bool,
+        strategy: Strategy,
+        may: &mut impl FnMut(&Seat) -> bool,
+    ) -> Option<(Room, &'a Seat)> {
+        let runners = if draining { &profile.draining } else { &profile.ready };
+        let mut takes = |(room, id): &(Room, RunnerId)| {
+            let seat = self.seats.get(id).expect("a profile names only runners that are there");
+            let fits = fit::room(shape, &profile.offer, &seat.held).is_none() && may(seat);
+            fits.then_some((*room, seat))
+        };
+        match strategy {
+            Strategy::Pack => {
+                let least = Room { cpu: shape.resources.cpu, memory: 0, slots: 0 };
+                let from = (least, smallest_id());
+                runners.range(from..).find_map(takes)
+            }
+            Strategy::Spread => {
+                let (room, seat) = runners.iter().rev().find_map(&mut takes)?;
+                let from = (room, smallest_id());
+                // Of several runners with the same room, the one with the smallest id.
+                runners.range(from..).find_map(takes).or(Some((room, seat)))
+            }
+        }
+    }
+
+    fn profile_of(&mut self, runner: &Runner) -> usize {
+        let key = (runner.cost.to_bits(), runner.offer.clone());
+        if let Some(number) = self.numbers.get(&key) {
+            self.profiles[*number].members += 1;
+            return *number;
+        }
+        let profile = Profile {
+            offer: runner.offer.clone(),
+            cost: key.0,
+            members: 1,
+            ready: BTreeSet::new(),
+            draining: BTreeSet::new(),
+        };
+        let number = match self.profiles.iter().position(|profile| profile.members == 0) {
+            Some(free) => {
+                self.profiles[free] = profile;
+                free
+            }
+            None => {
+                self.profiles.push(profile);
+                self.profiles.len() - 1
+            }
+        };
+        self.numbers.insert(key, number);
+        number
+    }
+
+    fn take_out(&mut self, id: &RunnerId) -> Option<Seat> {
+        let seat = self.seats.remove(id)?;
+        self.leave(&seat);
+        let profile = &mut self.profiles[seat.profile];
+        profile.members -= 1;
+        if profile.members == 0 {
+            self.numbers.remove(&(profile.cost, profile.offer.clone()));
+        }
+        Some(seat)
+    }
+
+    fn change(&mut self, runner: &RunnerId, change: impl FnOnce(&mut Seat)) {
+        let Some(mut seat) = self.seats.remove(runner) else { return };
+        self.leave(&seat);
+        change(&mut seat);
+        self.enter(&seat);
+        self.seats.insert(seat.runner.id.clone(), seat);
+    }
+
+    fn enter(&mut self, seat: &Seat) {
+        let place = (seat.room(), seat.runner.id.clone());
+        match seat.runner.state() {
+            RunnerState::Ready => self.profiles[seat.profile].ready.insert(place),
+            RunnerState::Draining => self.profiles[seat.profile].draining.insert(place),
+            RunnerState::Held | RunnerState::Lost => false,
+        };
+    }
+
+    fn leave(&mut self, seat: &Seat) {
+        let place = (seat.room(), seat.runner.id.clone());
+        match seat.runner.state() {
+            RunnerState::Ready => self.profiles[seat.profile].ready.remove(&place),
+            RunnerState::Draining => self.profiles[seat.profile].draining.remove(&place),
+            RunnerState::Held | RunnerState::Lost => false,
+        };
+    }
+}
+
+fn smallest_id() -> RunnerId {
+    thread_local! {
+        static SMALLEST: RunnerId = RunnerId::parse("-").expect("a legal name");
+    }
+    SMALLEST.with(RunnerId::clone)
+}
+
+/// Two fleets are the same when they hold the same seats; the numbering of profiles is free.
+impl PartialEq for Fleet {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(id, seat): (&RunnerId, &Seat)| {
+            other.seats.get(id).is_some_and(|theirs| {
+                seat.runner == theirs.runner
+                    && seat.held == theirs.held
+                    && seat.held_by_builds == theirs.held_by_builds
+                    && seat.tasks == theirs.tasks
+            })
+        };
+        self.seats.len() == other.seats.len() && self.ids == other.ids && self.seats.iter().all(same)
+    }
+}

@@ -1,0 +1,96 @@
+//! What must be true of every state after every turn.
+//!
+//! Law: everything derived equals what a fresh state derives from the same rows, and no runner is given more
+//! than it has. Tests and the simulation ask after every turn; `longshore table check` asks of a stored table.
+
+use std::collections::BTreeSet;
+
+use super::state::State;
+use crate::model::{Head, Key, Kind, TaskState};
+
+/// Every rule that does not hold, in words. Empty means the state is sound.
+pub fn check(state: &State) -> Vec<String> {
+    let mut broken = Vec::new();
+    rebuild(state, &mut broken);
+    tasks(state, &mut broken);
+    runners(state, &mut broken);
+    broken
+}
+
+fn rebuild(state: &State, broken: &mut Vec<String>) {
+    let head =
+        Head { number: state.turn, id: state.last_id, epoch: state.epoch, at: state.now, released: false };
+    let fresh = State::load(state.settings.clone(), state.table, head, state.rows());
+    let mut differs = |what: &str, same: bool| {
+        if !same {
+            broken.push(format!("{what} differs from what the rows say"));
+        }
+    };
+    differs("the fleet", fresh.fleet == state.fleet);
+    differs("the backlog", fresh.backlog == state.backlog);
+    differs("the families of builds", fresh.families == state.families);
+    differs("the delayed tasks", fresh.delayed == state.delayed);
+    differs("the deadlines", fresh.deadlines == state.deadlines);
+    differs("the ended tasks", fresh.ended == state.ended);
+    differs("the lost runners", fresh.lost == state.lost);
+    differs("the ages", fresh.oldest == state.oldest);
+    let counts = |state: &State| {
+        let mut counts = state.counts.clone();
+        counts.pending.retain(|_, count| *count > 0);
+        counts
+    };
+    differs("the counts", counts(&fresh) == counts(state));
+}
+
+fn tasks(state: &State, broken: &mut Vec<String>) {
+    let mut tokens = BTreeSet::new();
+    for task in state.tasks() {
+        if let Some(held) = task.assignment() {
+            if !tokens.insert(held.token) {
+                broken.push(format!("token {} of {} is live twice", held.token, task.id));
+            }
+            if state.runner(&held.runner).is_none() {
+                broken.push(format!(
+                    "{} is {} on {}, which has no row",
+                    task.id,
+                    task.state_word(),
+                    held.runner
+                ));
+            }
+            if held.token.turn > state.turn {
+                broken.push(format!("token {} of {} is of a turn to come", held.token, task.id));
+            }
+        }
+        if !task.is_ended() && state.body(task.id.as_str()).is_none() {
+            broken.push(format!("{} is {} and has no body", task.id, task.state_word()));
+        }
+        if (task.kind() == Kind::Build) == task.jobs.is_empty() {
+            broken.push(format!("{} is a {} with {} job shapes", task.id, task.kind(), task.jobs.len()));
+        }
+        if let TaskState::Running(held) = &task.state
+            && (held.started.is_none() || !held.confirmed)
+        {
+            broken.push(format!("{} runs and was never reported to have started", task.id));
+        }
+    }
+    for id in state.bodies.keys().filter(|id| !state.tasks.contains_key(*id)) {
+        broken.push(format!("{} stands there without its task", Key::Spec(id.clone())));
+    }
+}
+
+fn runners(state: &State, broken: &mut Vec<String>) {
+    for seat in state.fleet().seats() {
+        let offer = &seat.runner.offer;
+        let fewer_slots = seat.held.slots > offer.slots;
+        let shortage = offer.resources.as_ref().and_then(|has| seat.held.resources.shortage(has));
+        // A runner may register with less than it holds; it gets nothing more until that has ended.
+        let shrank = seat
+            .tasks
+            .iter()
+            .filter_map(|id| state.task(id.as_str()))
+            .any(|task| task.assignment().is_some_and(|held| held.assigned <= seat.runner.registered));
+        if (fewer_slots || shortage.is_some()) && !shrank {
+            broken.push(format!("{} holds {} of {:?}", seat.runner.id, seat.held.resources, offer.resources));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Leases and what is taken from runners.
+//!
+//! Law: nothing is taken from a runner — because its lease is over, it left, it restarted, or it stopped listing
+//! a task — before the reports that had arrived when the cause arose were read: finished work whose report is on
+//! its way is not lost work. An unconfirmed assignment is asked back past its deadline and stays where it is
+//! until the runner answers or its lease is over.
+
+use std::sync::Arc;
+
+use super::attempt;
+use super::blame;
+use super::draft::Draft;
+use super::registration::{remember_class, suspect, tasks_of};
+use super::state::State;
+use super::watch::Cause;
+use crate::model::{
+    Fact, Key, Outcome, Runner, RunnerId, Standing, Stop, StopCause, Task, TaskId, TaskState, Time,
+};
+
+impl State {
+    /// Makes this the state of a leader: every lease in full, nobody judged until the fleet has shown itself,
+    /// everything looked at once.
+    pub fn take_over(&mut self, now: Time) {
+        self.advance(now);
+        let now = self.now();
+        self.watch = Default::default();
+        self.watch.leading = true;
+        self.watch.took_over = now;
+        self.watch.sweep_at = now + self.settings.sweep;
+        self.watch.rule_changed = true;
+        self.watch.judge.all = true;
+        let present: Vec<RunnerId> = self
+            .fleet()
+            .seats()
+            .filter(|seat| seat.runner.lost.is_none())
+            .map(|seat| seat.runner.id.clone())
+            .collect();
+        if !self.settings.classes_complete {
+            self.watch.settle_until = Some(now + self.settings.settle);
+        }
+        let lease = if self.settings.guards.rearm_leases {
+            self.settings.lease + self.settings.lease_margin
+        } else {
+            Default::default()
+        };
+        for runner in present {
+            self.watch.arm(&runner, now + lease);
+            self.watch.unheard.insert(runner);
+        }
+        self.watch.losing = self
+            .fleet()
+            .seats()
+            .filter(|seat| seat.runner.lost.is_some() && !seat.tasks.is_empty())
+            .map(|seat| (seat.runner.id.clone(), Arc::from("its runner is lost")))
+            .collect();
+        self.wakes.everything(super::wake::Wake::Everything);
+    }
+}
+
+/// Suspects the runners whose lease is over.
+pub(super) fn end_leases(draft: &mut Draft) {
+    while let Some((until, runner)) = draft.state.watch.lease_ends.first().cloned() {
+        if until > draft.now {
+            return;
+        }
+        draft.state.watch.disarm(&runner);
+        if !draft.state.watch.suspicions.contains_key(&runner) {
+            suspect(draft, &runner, Cause::LeaseOver);
+        }
+    }
+}
+
+/// Takes what the suspicions and omissions say, where the reports were read past them.
+pub(super) fn take_from_suspects(draft: &mut Draft) {
+    let read =
+        if draft.state.settings.guards.read_reports_first { draft.state.watch.marks_read } else { u64::MAX };
+    let due: Vec<RunnerId> = draft
+        .state
+        .watch
+        .suspicions
+        .iter()
+        .filter(|(_, suspicion)| suspicion.mark <= read)
+        .map(|(runner, _)| runner.clone())
+        .collect();
+    for runner in due {
+        let suspicion = draft.state.watch.suspicions.remove(&runner).expect("it was just listed");
+        match suspicion.cause {
+            Cause::LeaseOver => lose_runner(draft, &runner),
+            Cause::Left { handback } => {
+                for id in &handback {
+                    hand_back(draft, &runner, id);
+                }
+                let rest = "its runner left without handing it back";
+                for task in tasks_of(draft, &runner) {
+                    attempt::lose(draft, &task, rest);
+                }
+                say_goodbye(draft, &runner);
+            }
+            Cause::Restarted { unlisted, handback } => {
+                for id in &handback {
+                    hand_back(draft, &runner, id);
+                }
+                restarted(draft, &runner, unlisted.difference(&handback).cloned().collect());
+            }
+        }
+    }
+    let forgotten: Vec<(RunnerId, TaskId)> = draft
+        .state
+        .watch
+        .omissions
+        .iter()
+        .filter(|(_, omission)| omission.beats >= 2 && omission.mark <= read)
+        .map(|(key, _)| key.clone())
+        .collect();
+    for (runner, id) in forgotten {
+        draft.state.watch.omissions.remove(&(runner.clone(), id.clone()));
+        let held_there = |task: &Arc<Task>| task.assignment().is_some_and(|held| held.runner == runner);
+        if let Some(task) = draft.task(&id).filter(held_there) {
+            attempt::lose(draft, &task, &format!("{runner} does not list it any more"));
+        }
+    }
+}
+
+fn hand_back(draft: &mut Draft, runner: &RunnerId, id: &TaskId) {
+    let Some(task) = draft.task(id) else { return };
+    let Some(held) = task.assignment().filter(|held| held.runner == *runner) else { return };
+    match &held.stop {
+        Some(stop) if stop.cause == StopCause::Cancelled => {
+            let reason = stop.reason.clone();
+            draft.end_undone(&task, Outcome::Cancelled, &reason);
+        }
+        _ => draft.return_task(&task, &format!("handed back by {runner}, which left"), None),
+    }
+}
+
+fn restarted(draft: &mut Draft, runner: &RunnerId, unlisted: Vec<TaskId>) {
+    let incarnation = draft.runner(runner).map(|row| row.incarnation.clone());
+    let gone: Vec<Arc<Task>> = unlisted
+        .iter()
+        .filter_map(|id| draft.task(id))
+        .filter(|task| {
+            task.assignment()
+                .is_some_and(|held| held.runner == *runner && Some(&held.incarnation) != incarnation.as_ref())
+        })
+        .collect();
+    let started: Vec<TaskId> = gone
+        .iter()
+        .filter(|task| matches!(task.state, TaskState::Running(_)))
+        .map(|task| task.id.clone())
+        .collect();
+    if !started.is_empty() {
+        blame::lost(draft, runner);
+        blame::crashed(draft, runner, &started);
+    }
+    for task in gone {
+        if let Some(task) = draft.task(&task.id) {
+            attempt::lose(draft, &task, &format!("{runner} restarted without it"));
+        }
+    }
+}
+
+/// A runner's lease is over: it is lost, and its tasks are worked off.
+fn lose_runner(draft: &mut Draft, runner: &RunnerId) {
+    let Some(row) = draft.runner(runner).filter(|row| row.lost.is_none()) else { return };
+    let mut lost = Runner::clone(&row);
+    lost.lost = Some(draft.now);
+    draft.put_runner(lost);
+    let tasks = tasks_of(draft, runner).len();
+    let lease = crate::model::time::format_span(draft.state.settings.lease);
+    let reason: Arc<str> = format!("not heard of for longer than its lease of {lease}").into();
+    draft.fact(Fact::RunnerLost { runner: runner.clone(), reason, tasks: tasks as u64 });
+    if tasks > 0 {
+        blame::lost(draft, runner);
+        draft.state.watch.losing.insert(runner.clone(), format!("its runner {runner} is lost").into());
+    }
+}
+
+/// Works off the tasks of lost runners, as far as the budget goes.
+pub(super) fn work_off_lost(draft: &mut Draft) {
+    while let Some((runner, reason)) = draft.state.watch.losing.first_key_value() {
+        let (runner, reason) = (runner.clone(), reason.clone());
+        let next = draft.state.fleet().get(&runner).and_then(|seat| seat.tasks.first().cloned());
+        let Some(task) = next.and_then(|id| draft.task(&id)) else {
+            draft.state.watch.losing.remove(&runner);
+            continue;
+        };
+        if draft.is_full() {
+            draft.more();
+            return;
+        }
+        attempt::lose(draft, &task, &reason);
+    }
+}
+
+/// Takes a runner's row out; what kind of runner it was is remembered. A hold outlives a leave.
+fn say_goodbye(draft: &mut Draft, runner: &RunnerId) {
+    let Some(row) = draft.runner(runner) else { return };
+    draft.state.watch.disarm(runner);
+    draft.state.watch.unheard.remove(runner);
+    draft.fact(Fact::RunnerLeft { runner: runner.clone() });
+    if matches!(row.standing, Standing::Held { .. }) {
+        let mut away = Runner::clone(&row);
+        away.lost = Some(draft.now);
+        draft.put_runner(away);
+        return;
+    }
+    remember_class(draft, &row.offer);
+    draft.delete(Key::Runner(runner.clone()));
+}
+
+/// Asks an unconfirmed assignment back, past its deadline.
+pub(super) fn ask_back(draft: &mut Draft, task: &Arc<Task>) {
+    if !draft.state.settings.guards.ask_back {
+        draft.return_task(task, "it was not confirmed in time", None);
+        return;
+    }
+    let mut asked = Task::clone(task);
+    let TaskState::Assigned(held) = &mut asked.state else { return };
+    let waited = crate::model::time::format_span(draft.state.settings.assignment_deadline);
+    let reason: Arc<str> = format!("{} did not confirm it within {waited}", held.runner).into();
+    held.stop = Some(Stop { cause: StopCause::AskedBack, reason: reason.clone(), at: draft.now });
+    let (runner, token) = (held.runner.clone(), held.token);
+    draft.fact(Fact::StopAsked { id: task.id.clone(), runner: runner.clone(), token, reason });
+    draft.put_task_quietly(asked);
+    draft.deliver(&runner);
+}

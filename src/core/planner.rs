@@ -1,0 +1,170 @@
+//! The planner: which waiting task goes to which runner, now.
+//!
+//! Story: every line that something woke enters with its first task; the first of all in the order of the pool is
+//! placed on the cheapest runner that fits, in the strategy's order; its line enters again with its next task. A
+//! task that finds no runner takes its own line out of this turn and nobody else's. Planning again at once would
+//! place nothing.
+//!
+//! Law: deterministic; a placement is only ever made where `fit` sees no misfit.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use super::backlog::{LineKey, Place};
+use super::builds::{self, Witnesses};
+use super::draft::Draft;
+use super::fleet::Seat;
+use super::state::State;
+use super::wake::{Wake, Wakes};
+use crate::model::{Assignment, Fact, Kind, RunnerId, RunnerState, Task, TaskState};
+
+/// Beyond so many woken runners, all are looked at.
+const FEW_RUNNERS: usize = 64;
+
+/// Which runners a line is held against.
+enum Scope {
+    All,
+    Woken,
+}
+
+struct Line {
+    key: LineKey,
+    scope: Scope,
+    /// Profiles that could ever run it, cheapest first; found when first needed.
+    profiles: Option<Vec<usize>>,
+    /// The last task that was passed over because a runner had refused it.
+    passed: Option<Place>,
+}
+
+/// Places what the wake-ups since the last planning made placeable. Returns how many tasks were placed.
+pub(super) fn plan(draft: &mut Draft) -> u64 {
+    let mut placed = 0;
+    while !draft.state.wakes.is_empty() {
+        let wakes = std::mem::take(&mut draft.state.wakes);
+        placed += plan_once(draft, wakes);
+        if draft.is_full() && !draft.state.wakes.is_empty() {
+            draft.more();
+            break;
+        }
+    }
+    placed
+}
+
+/// Plans against everything, to find what no wake-up named.
+pub(super) fn sweep(draft: &mut Draft) {
+    plan(draft);
+    if draft.is_full() {
+        return;
+    }
+    draft.state.wakes.everything(Wake::Everything);
+    let found = plan(draft);
+    if found > 0 {
+        draft.fact(Fact::SweepFound { tasks: found });
+    }
+}
+
+fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
+    let all = wakes.all.is_some() || wakes.runners.len() > FEW_RUNNERS;
+    let mut lines = woken_lines(draft.state, &wakes, all);
+    let mut heads: BinaryHeap<Reverse<(Place, usize)>> = BinaryHeap::with_capacity(lines.len());
+    for (number, line) in lines.iter().enumerate() {
+        if let Some(first) = draft.state.backlog().first(&line.key, None) {
+            heads.push(Reverse((first.clone(), number)));
+        }
+    }
+    let mut witnesses = Witnesses::default();
+    let mut placed = 0;
+    while let Some(Reverse((place, number))) = heads.pop() {
+        if draft.is_full() {
+            draft.state.wakes.everything(Wake::Everything);
+            draft.more();
+            break;
+        }
+        let line = &mut lines[number];
+        // Lines may have been merged or moved by what was placed before.
+        let Some(task) = draft.task(&place.1).filter(|task| task.is_pending()) else { continue };
+        match find_runner(draft.state, line, &task, &wakes.runners, &mut witnesses) {
+            Some(runner) => {
+                assign(draft, &task, &runner);
+                placed += 1;
+            }
+            None if draft.state.watch.refusals.contains_key(&task.id) => line.passed = Some(place),
+            None => continue,
+        }
+        if let Some(next) = draft.state.backlog().first(&line.key, line.passed.as_ref()) {
+            heads.push(Reverse((next.clone(), number)));
+        }
+    }
+    placed
+}
+
+fn woken_lines(state: &State, wakes: &Wakes, all: bool) -> Vec<Line> {
+    let line = |key: &LineKey, scope| Line { key: key.clone(), scope, profiles: None, passed: None };
+    let is_open = |key: &LineKey| !state.is_paused(&key.shape.queue);
+    if all || !wakes.runners.is_empty() {
+        let scope = |key| if all || wakes.lines.contains_key(key) { Scope::All } else { Scope::Woken };
+        let keys = state.backlog().lines().map(|(key, _)| key).filter(|key| is_open(key));
+        return keys.map(|key| line(key, scope(key))).collect();
+    }
+    wakes.lines.keys().filter(|key| is_open(key)).map(|key| line(key, Scope::All)).collect()
+}
+
+fn find_runner(
+    state: &State,
+    line: &mut Line,
+    task: &Task,
+    woken: &BTreeMap<RunnerId, Wake>,
+    witnesses: &mut Witnesses,
+) -> Option<RunnerId> {
+    let strategy = state.settings.strategy;
+    let refused = state.watch.refusals.contains_key(&task.id);
+    let guards = &state.settings.guards;
+    let is_build = task.kind() == Kind::Build && guards.safe_builds;
+    let mut may = |seat: &Seat| {
+        (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
+            && (!is_build || builds::blocked_by(state, witnesses, &task.shape, &task.jobs, seat).is_none())
+    };
+    let of_running_build = line.key.of_running_build;
+    let found = match line.scope {
+        Scope::Woken => {
+            let mut among =
+                |wanted| state.fleet().best_of(woken.keys(), &task.shape, wanted, strategy, &mut may);
+            among(RunnerState::Ready).or_else(|| {
+                // A draining runner only where no other has room.
+                if of_running_build { among(RunnerState::Draining) } else { None }
+            })
+        }
+        Scope::All => {
+            let profiles = line.profiles.get_or_insert_with(|| state.fleet().profiles_for(&task.shape));
+            let fleet = state.fleet();
+            fleet.best(&task.shape, profiles, false, strategy, &mut may).or_else(|| {
+                if of_running_build {
+                    fleet.best(&task.shape, profiles, true, strategy, &mut may)
+                } else {
+                    None
+                }
+            })
+        }
+    };
+    found.map(|seat| seat.runner.id.clone())
+}
+
+fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
+    let incarnation = draft.runner(runner).expect("the planner places on known runners").incarnation.clone();
+    let token = draft.next_token();
+    let mut assigned = Task::clone(task);
+    assigned.attempt += 1;
+    assigned.state = TaskState::Assigned(Box::new(Assignment {
+        runner: runner.clone(),
+        incarnation,
+        token,
+        assigned: draft.now,
+        deadline: draft.now + draft.state.settings.assignment_deadline,
+        confirmed: false,
+        started: None,
+        stop: None,
+    }));
+    draft.put_task(assigned);
+    draft.deliver(runner);
+}

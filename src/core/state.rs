@@ -1,0 +1,561 @@
+//! The state: the rows of one pool and everything derived from them.
+//!
+//! Law: `put` and `delete` are the only writers. Each takes out the old row's share of every index and adds the
+//! new row's, so putting twice changes nothing. `invariant::check` rebuilds everything and compares.
+//!
+//! The leader's state runs one turn ahead of the table; readers and followers hold a state to which only
+//! committed turns were applied. Both share their rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use uuid::Uuid;
+
+use super::backlog::{Backlog, LineKey, Place, Rank};
+use super::families::Families;
+use super::fleet::Fleet;
+use super::intern::Intern;
+use super::settings::Settings;
+use super::wake::{Wake, Wakes};
+use super::watch::Watch;
+use crate::model::{
+    Change, Class, ClassId, EarlyCancel, Head, Key, Kind, Pool, Queue, QueueId, Row, Runner, RunnerId, Shape,
+    StopCause, Task, TaskId, TaskState, Time, TurnId, TurnRecord,
+};
+
+/// Which window a pending task counts against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Window {
+    Builds,
+    Jobs,
+    JobsOfBuilds,
+}
+
+impl Window {
+    /// The window of a task.
+    pub fn of(kind: Kind, names_build: bool) -> Self {
+        match (kind, names_build) {
+            (Kind::Build, _) => Window::Builds,
+            (Kind::Job, false) => Window::Jobs,
+            (Kind::Job, true) => Window::JobsOfBuilds,
+        }
+    }
+
+    /// The word in status and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Window::Builds => "builds",
+            Window::Jobs => "jobs",
+            Window::JobsOfBuilds => "jobs_of_builds",
+        }
+    }
+}
+
+/// Numbers that are kept as rows change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub pending: BTreeMap<Window, usize>,
+    pub assigned: usize,
+    pub running: usize,
+    pub ended: usize,
+    /// Bytes of the bodies of tasks that have not ended.
+    pub body_bytes: usize,
+}
+
+/// The rows of one pool with their indexes.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub settings: Arc<Settings>,
+    /// The table this state is of.
+    pub table: Uuid,
+    pub(super) epoch: u32,
+    pub(super) turn: u64,
+    pub(super) last_id: TurnId,
+    pub(super) now: Time,
+    pub(super) tasks: FxHashMap<TaskId, Arc<Task>>,
+    pub(super) bodies: FxHashMap<TaskId, Arc<str>>,
+    pub(super) queues: BTreeMap<QueueId, Queue>,
+    pub(super) classes: BTreeMap<ClassId, Arc<Class>>,
+    pub(super) early_cancels: BTreeMap<TaskId, EarlyCancel>,
+    pub(super) pool: Pool,
+    // Derived from the rows:
+    pub(super) fleet: Fleet,
+    pub(super) backlog: Backlog,
+    pub(super) families: Families,
+    /// Pending tasks whose time has not come.
+    pub(super) delayed: BTreeSet<(Time, TaskId)>,
+    /// When a pending task expires, or an unconfirmed assignment is asked back.
+    pub(super) deadlines: BTreeSet<(Time, TaskId)>,
+    pub(super) ended: BTreeSet<(Time, TaskId)>,
+    pub(super) lost: BTreeSet<(Time, RunnerId)>,
+    pub(super) oldest: BTreeSet<(Time, TaskId)>,
+    pub(super) counts: Counts,
+    // The leader's own:
+    pub(super) wakes: Wakes,
+    pub(super) watch: Watch,
+    pub(super) intern: Intern,
+}
+
+impl State {
+    /// The state of an empty table.
+    pub fn new(settings: Arc<Settings>, table: Uuid) -> Self {
+        Self {
+            settings,
+            table,
+            epoch: 1,
+            turn: 0,
+            last_id: Head::empty().id,
+            now: Time(0),
+            tasks: FxHashMap::default(),
+            bodies: FxHashMap::default(),
+            queues: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            early_cancels: BTreeMap::new(),
+            pool: Pool { frozen: None, unsafe_since: None },
+            fleet: Fleet::default(),
+            backlog: Backlog::default(),
+            families: Families::default(),
+            delayed: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            oldest: BTreeSet::new(),
+            counts: Counts::default(),
+            wakes: Wakes::default(),
+            watch: Watch::default(),
+            intern: Intern::default(),
+        }
+    }
+
+    /// The state that `rows` make at `head`.
+    pub fn load(settings: Arc<Settings>, table: Uuid, head: Head, rows: Vec<Row>) -> Self {
+        let mut state = Self::new(settings, table);
+        state.set_head(head);
+        for row in rows {
+            state.put(row);
+        }
+        state.wakes.clear();
+        state
+    }
+
+    /// Applies a committed turn, as followers and readers do.
+    pub fn apply(&mut self, turn: &TurnRecord) {
+        self.set_head(turn.head());
+        self.advance(turn.at);
+        for change in &turn.changes {
+            match change {
+                Change::Put(row) => self.put(row.clone()),
+                Change::Delete(key) => self.delete(key),
+            }
+        }
+        self.wakes.clear();
+    }
+
+    pub(super) fn set_head(&mut self, head: Head) {
+        self.epoch = head.epoch;
+        self.turn = head.number;
+        self.last_id = head.id;
+        self.now = self.now.max(head.at);
+    }
+
+    /// Moves tasks whose time has come into their lines.
+    pub(super) fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        while let Some((at, _)) = self.delayed.first() {
+            if *at > self.now {
+                break;
+            }
+            let (_, id) = self.delayed.pop_first().expect("it was just seen");
+            let task = self.tasks[&id].clone();
+            let (key, place) = self.place_of(&task);
+            self.wakes.line(&key, Wake::TimeCame);
+            self.watch.judge.lines.insert(key.clone());
+            self.backlog.insert(&key, place);
+        }
+    }
+
+    /// Puts a row in place of what stood under its key.
+    pub fn put(&mut self, row: Row) {
+        match row {
+            Row::Task(task) => self.put_task(task),
+            Row::Spec { id, body } => {
+                self.delete(&Key::Spec(id.clone()));
+                self.bodies.insert(id.clone(), body);
+                self.count_body(&id, true);
+            }
+            Row::Runner(runner) => self.put_runner(runner),
+            Row::Queue(queue) => {
+                if !queue.paused {
+                    self.wakes.everything(Wake::Queue);
+                }
+                self.queues.insert(queue.id.clone(), queue);
+            }
+            Row::Class(class) => {
+                self.classes.insert(class.id.clone(), class);
+            }
+            Row::EarlyCancel(cancel) => {
+                self.early_cancels.insert(cancel.id.clone(), cancel);
+            }
+            Row::Pool(pool) => self.pool = pool,
+        }
+    }
+
+    /// Takes out the row under `key`, if there is one.
+    pub fn delete(&mut self, key: &Key) {
+        match key {
+            Key::Task(id) => {
+                self.count_body(id, false);
+                if let Some(task) = self.tasks.remove(id) {
+                    self.take_out(&task);
+                    self.holding_changed(Some(&task), None);
+                }
+                self.count_body(id, true);
+            }
+            Key::Spec(id) => {
+                self.count_body(id, false);
+                self.bodies.remove(id);
+            }
+            Key::Runner(id) => {
+                if let Some(at) = self.runner(id).and_then(|runner| runner.lost) {
+                    self.lost.remove(&(at, id.clone()));
+                }
+                self.fleet.remove(id);
+                self.wake_build_lines();
+            }
+            Key::Queue(id) => {
+                self.queues.remove(id);
+            }
+            Key::Class(id) => {
+                self.classes.remove(id);
+            }
+            Key::EarlyCancel(id) => {
+                self.early_cancels.remove(id);
+            }
+            Key::Pool => self.pool = Pool { frozen: None, unsafe_since: None },
+        }
+    }
+
+    fn put_task(&mut self, mut task: Arc<Task>) {
+        if let Some(fresh) = Arc::get_mut(&mut task) {
+            self.intern.share(fresh);
+        }
+        let was_ended = self.tasks.get(&task.id).is_some_and(|old| old.is_ended());
+        if was_ended != task.is_ended() {
+            self.count_body(&task.id, false);
+        }
+        let old = self.tasks.remove(&task.id);
+        if let Some(old) = &old {
+            self.take_out(old);
+        }
+        self.bring_in(&task);
+        let id = task.id.clone();
+        self.tasks.insert(id.clone(), task.clone());
+        if was_ended != task.is_ended() {
+            self.count_body(&id, true);
+        }
+        self.holding_changed(old.as_deref(), Some(&task));
+    }
+
+    /// Wakes what a runner gained or lost, and moves the jobs of a build that began or ceased to hold one.
+    fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>) {
+        let runner_of =
+            |task: Option<&Task>| task.and_then(|task| task.assignment()).map(|held| held.runner.clone());
+        let (before, after) = (runner_of(old), runner_of(new));
+        if before == after {
+            return;
+        }
+        if let Some(runner) = &before {
+            self.wakes.runner(runner, Wake::End);
+        }
+        let Some(build) = old.or(new).filter(|task| task.kind() == Kind::Build) else { return };
+        if before.is_some() != after.is_some() {
+            self.move_members(&build.id, after.is_some());
+        }
+        self.wake_build_lines();
+    }
+
+    /// Takes an old row's share out of every index.
+    fn take_out(&mut self, task: &Arc<Task>) {
+        match &task.state {
+            TaskState::Pending { not_before, .. } => {
+                let ready_at = not_before.unwrap_or_default();
+                if !self.delayed.remove(&(ready_at, task.id.clone())) {
+                    let (key, place) = self.place_of(task);
+                    self.backlog.remove(&key, &place);
+                }
+                *self.counts.pending.entry(window_of(task)).or_default() -= 1;
+                self.oldest.remove(&(task.submitted, task.id.clone()));
+            }
+            TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
+                self.fleet.free(&assignment.runner, &task.id, &task.shape);
+                match task.state {
+                    TaskState::Running(_) => self.counts.running -= 1,
+                    _ => self.counts.assigned -= 1,
+                }
+            }
+            TaskState::Ended(ending) => {
+                self.ended.remove(&(ending.ended, task.id.clone()));
+                self.counts.ended -= 1;
+            }
+        }
+        if let Some(due) = deadline(task) {
+            self.deadlines.remove(&(due, task.id.clone()));
+        }
+        self.leave_family(task);
+    }
+
+    /// Adds a new row's share to every index.
+    fn bring_in(&mut self, task: &Arc<Task>) {
+        match &task.state {
+            TaskState::Pending { not_before, .. } => {
+                match not_before.filter(|at| *at > self.now) {
+                    Some(at) => {
+                        self.delayed.insert((at, task.id.clone()));
+                    }
+                    None => {
+                        let (key, place) = self.place_of(task);
+                        self.wakes.line(&key, Wake::Pending);
+                        self.backlog.insert(&key, place);
+                    }
+                }
+                *self.counts.pending.entry(window_of(task)).or_default() += 1;
+                self.oldest.insert((task.submitted, task.id.clone()));
+            }
+            TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
+                self.fleet.hold(&assignment.runner, &task.id, &task.shape);
+                match task.state {
+                    TaskState::Running(_) => self.counts.running += 1,
+                    _ => self.counts.assigned += 1,
+                }
+            }
+            TaskState::Ended(ending) => {
+                self.ended.insert((ending.ended, task.id.clone()));
+                self.counts.ended += 1;
+            }
+        }
+        if let Some(due) = deadline(task) {
+            self.deadlines.insert((due, task.id.clone()));
+        }
+        self.join_family(task);
+    }
+
+    fn put_runner(&mut self, runner: Arc<Runner>) {
+        if let Some(at) = self.runner(&runner.id).and_then(|old| old.lost) {
+            self.lost.remove(&(at, runner.id.clone()));
+        }
+        if let Some(at) = runner.lost {
+            self.lost.insert((at, runner.id.clone()));
+        }
+        self.wakes.runner(&runner.id, Wake::Runner);
+        self.fleet.put(runner);
+        self.wake_build_lines();
+    }
+
+    fn join_family(&mut self, task: &Arc<Task>) {
+        if let Some(build) = &task.build {
+            let unasked = !task.is_ended() && !asked_to_cancel(task);
+            self.families.join(build, &task.id, !task.is_ended(), unasked);
+        }
+        if task.kind() == Kind::Build {
+            if task.assignment().is_some() {
+                self.families.add_shapes(&task.jobs);
+            }
+            self.families.set_cancelling(&task.id, task.is_ended() || asked_to_cancel(task));
+        }
+    }
+
+    fn leave_family(&mut self, task: &Arc<Task>) {
+        if let Some(build) = &task.build {
+            self.families.leave(build, &task.id);
+        }
+        if task.kind() == Kind::Build {
+            if task.assignment().is_some() {
+                self.families.remove_shapes(&task.jobs);
+            }
+            self.families.set_cancelling(&task.id, false);
+        }
+    }
+
+    /// Moves the waiting jobs of a build between the lines of running builds and the others.
+    fn move_members(&mut self, build: &TaskId, running: bool) {
+        let members: Vec<TaskId> = self.families.live(build).cloned().collect();
+        for id in members {
+            let Some(task) = self.tasks.get(&id).cloned() else { continue };
+            let TaskState::Pending { not_before, .. } = &task.state else { continue };
+            if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
+                continue;
+            }
+            let (old_key, old_place) = self.place_with(&task, !running);
+            let (key, place) = self.place_with(&task, running);
+            self.backlog.remove(&old_key, &old_place);
+            self.wakes.line(&key, Wake::BuildStarted);
+            self.backlog.insert(&key, place);
+        }
+    }
+
+    fn wake_build_lines(&mut self) {
+        let lines: Vec<LineKey> = self.backlog.build_lines().cloned().collect();
+        for key in lines {
+            self.wakes.line(&key, Wake::BuildRule);
+        }
+        self.watch.rule_changed = true;
+    }
+
+    fn count_body(&mut self, id: &TaskId, add: bool) {
+        let live = self.tasks.get(id).is_none_or(|task| !task.is_ended());
+        let bytes = match self.bodies.get(id) {
+            Some(body) if live => body.len(),
+            _ => 0,
+        };
+        if add {
+            self.counts.body_bytes += bytes;
+        } else {
+            self.counts.body_bytes -= bytes;
+        }
+    }
+
+    /// The line a pending task belongs to, and its place in it.
+    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Place) {
+        self.place_with(task, self.is_of_running_build(task))
+    }
+
+    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Place) {
+        let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
+        (key, (Rank::of(task, of_running_build, self.settings.order), task.id.clone()))
+    }
+
+    /// Whether the task belongs to a build that holds a runner.
+    pub fn is_of_running_build(&self, task: &Task) -> bool {
+        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
+    }
+
+    /// Whether `build` is a build that holds a runner.
+    pub fn is_running_build(&self, build: &TaskId) -> bool {
+        self.tasks.get(build).is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
+    }
+}
+
+/// When something is due for the task that only time brings about, besides its not-before time.
+fn deadline(task: &Task) -> Option<Time> {
+    match &task.state {
+        TaskState::Pending { .. } => task.limits.expires_in.map(|span| task.submitted + span),
+        TaskState::Assigned(assignment) if !assignment.confirmed && assignment.stop.is_none() => {
+            Some(assignment.deadline)
+        }
+        _ => None,
+    }
+}
+
+fn window_of(task: &Task) -> Window {
+    Window::of(task.kind(), task.build.is_some())
+}
+
+fn asked_to_cancel(task: &Task) -> bool {
+    let stop = task.assignment().and_then(|assignment| assignment.stop.as_ref());
+    stop.is_some_and(|stop| stop.cause == StopCause::Cancelled)
+}
+
+/// Reading.
+impl State {
+    /// The number of the last turn in it.
+    pub fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// The epoch of its table.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Log time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The task called `id`.
+    pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
+        self.tasks.get(id)
+    }
+
+    /// All tasks, in no order.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values()
+    }
+
+    /// The body a task was submitted with, while it is kept.
+    pub fn body(&self, id: &str) -> Option<&Arc<str>> {
+        self.bodies.get(id)
+    }
+
+    /// The runner called `id`.
+    pub fn runner(&self, id: &RunnerId) -> Option<&Arc<Runner>> {
+        self.fleet.get(id).map(|seat| &seat.runner)
+    }
+
+    /// All runners with what they hold.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Pending tasks whose time has come.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Queues an operator said something of.
+    pub fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.values()
+    }
+
+    /// Whether nothing on the queue is placed.
+    pub fn is_paused(&self, queue: &QueueId) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.paused)
+    }
+
+    /// Kinds of runner that left and may come back.
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<Class>> {
+        self.classes.values()
+    }
+
+    /// What holds for the whole pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Numbers of tasks.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// When the oldest pending task was submitted.
+    pub fn oldest_pending(&self) -> Option<Time> {
+        self.oldest.first().map(|(at, _)| *at)
+    }
+
+    /// The live jobs of a build.
+    pub fn jobs_of(&self, build: &TaskId) -> impl Iterator<Item = &TaskId> {
+        self.families.live(build)
+    }
+
+    /// The shapes of the jobs that running builds may submit.
+    pub fn job_shapes(&self) -> impl Iterator<Item = &Arc<Shape>> {
+        self.families.shapes()
+    }
+
+    /// All rows, in the order of their keys.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::with_capacity(self.tasks.len() * 2 + self.fleet.len());
+        rows.extend(self.tasks.values().cloned().map(Row::Task));
+        rows.extend(self.bodies.iter().map(|(id, body)| Row::Spec { id: id.clone(), body: body.clone() }));
+        rows.extend(self.fleet.seats().map(|seat| Row::Runner(seat.runner.clone())));
+        rows.extend(self.queues.values().cloned().map(Row::Queue));
+        rows.extend(self.classes.values().cloned().map(Row::Class));
+        rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
+        if self.pool != (Pool { frozen: None, unsafe_since: None }) {
+            rows.push(Row::Pool(self.pool.clone()));
+        }
+        rows.sort_by_key(Row::key);
+        rows
+    }
+}

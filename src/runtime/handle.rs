@@ -1,0 +1,143 @@
+//! The one door for inputs and the one window on committed turns, for HTTP and everything else in the process.
+//!
+//! Law: an answer means that the turn it was given in is committed. What is read is the last committed turn,
+//! never one on its way.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::core::State;
+use crate::core::input::{Answer, Input};
+use crate::model::TurnRecord;
+
+/// The committed state, shared by all readers.
+#[derive(Debug, Clone)]
+pub struct View(Arc<RwLock<State>>);
+
+impl View {
+    /// A view of `state`.
+    pub fn new(state: State) -> Self {
+        Self(Arc::new(RwLock::new(state)))
+    }
+
+    /// Reads the last committed turn. `read` must be short: the next turn waits for it.
+    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Applies a committed turn.
+    pub fn apply(&self, record: &TurnRecord) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).apply(record);
+    }
+}
+
+/// How the replica stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// This replica's id.
+    pub replica: Uuid,
+    pub leading: bool,
+    /// The last committed turn.
+    pub turn: u64,
+    /// What is wrong with the table, if anything: no input is taken while this is set.
+    pub trouble: Option<String>,
+    pub stopping: bool,
+}
+
+/// Inputs with the way back for their answers, in the same order.
+#[derive(Debug)]
+pub struct Call {
+    pub inputs: Vec<Input>,
+    pub reply: Option<oneshot::Sender<Vec<Answer>>>,
+}
+
+/// Why an input was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("the dispatcher is stopping")]
+    Stopping,
+    #[error("the table takes nothing at the moment: {0}")]
+    Table(String),
+    #[error("no leader takes inputs at the moment")]
+    NoLeader,
+}
+
+/// How many calls may wait for their answers at once; more wait before the door.
+const CALLS: usize = 4_096;
+
+/// The door and the window.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    door: mpsc::UnboundedSender<Call>,
+    permits: Arc<Semaphore>,
+    view: View,
+    turns: broadcast::Sender<Arc<TurnRecord>>,
+    status: watch::Receiver<Status>,
+    sequence: Arc<AtomicU64>,
+}
+
+impl Handle {
+    pub(super) fn new(
+        door: mpsc::UnboundedSender<Call>,
+        view: View,
+        turns: broadcast::Sender<Arc<TurnRecord>>,
+        status: watch::Receiver<Status>,
+    ) -> Self {
+        let sequence = view.read(|state| state.turn()) << 20;
+        let sequence = Arc::new(AtomicU64::new(sequence));
+        Self { door, permits: Arc::new(Semaphore::new(CALLS)), view, turns, status, sequence }
+    }
+
+    /// Puts inputs through the door and waits until the turns that took them are committed. The answers stand in
+    /// the order of the inputs.
+    pub async fn ask(&self, inputs: Vec<Input>) -> Result<Vec<Answer>, Unavailable> {
+        let _permit = self.permits.acquire().await.map_err(|_| Unavailable::Stopping)?;
+        self.is_available()?;
+        let (reply, answers) = oneshot::channel();
+        self.door.send(Call { inputs, reply: Some(reply) }).map_err(|_| Unavailable::Stopping)?;
+        answers.await.map_err(|_| self.is_available().err().unwrap_or(Unavailable::NoLeader))
+    }
+
+    /// Puts one input through the door.
+    pub async fn ask_one(&self, input: Input) -> Result<Answer, Unavailable> {
+        let mut answers = self.ask(vec![input]).await?;
+        answers.pop().ok_or(Unavailable::NoLeader)
+    }
+
+    fn is_available(&self) -> Result<(), Unavailable> {
+        let status = self.status.borrow();
+        match &status.trouble {
+            _ if status.stopping => Err(Unavailable::Stopping),
+            Some(why) => Err(Unavailable::Table(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// The next place in the inbox, for a submission or a cancel.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The window on committed turns.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Every turn from now on, once it is committed. A receiver that falls far behind is told how many it missed.
+    pub fn turns(&self) -> broadcast::Receiver<Arc<TurnRecord>> {
+        self.turns.subscribe()
+    }
+
+    /// How the replica stands.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// A receiver of every change of how the replica stands.
+    pub fn status_changes(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}
