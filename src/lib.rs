@@ -3,3 +3,4 @@
 pub mod core;
 pub mod model;
 pub mod ports;
+pub mod wire;
