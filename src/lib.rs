@@ -5,3 +5,4 @@ pub mod core;
 pub mod model;
 pub mod ports;
 pub mod telemetry;
+pub mod wire;
