@@ -115,7 +115,8 @@ fn leases(lease: &LeaseSection) -> Checked<Decisions> {
     }
     if deadline < heartbeat {
         let (deadline, heartbeat) = (format_span(deadline), format_span(heartbeat));
-        let message = format!("({deadline}) must be at least lease.heartbeat ({heartbeat}), which confirms it");
+        let message =
+            format!("({deadline}) must be at least lease.heartbeat ({heartbeat}), which confirms it");
         return Err(broken(["lease.assignment_deadline", "lease.heartbeat"], message));
     }
     Ok(Decisions {

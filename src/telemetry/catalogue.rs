@@ -85,12 +85,8 @@ pub const TASKS_ASSIGNED: Metric = counter(
     &["kind", "queue"],
     "Assignments of a task to a runner. A task that is assigned twice counts twice.",
 );
-pub const TASKS_STARTED: Metric = counter(
-    "longshore_tasks_started_total",
-    "tasks",
-    &["kind", "queue"],
-    "Starts that a runner reported.",
-);
+pub const TASKS_STARTED: Metric =
+    counter("longshore_tasks_started_total", "tasks", &["kind", "queue"], "Starts that a runner reported.");
 pub const TASKS_ENDED: Metric = counter(
     "longshore_tasks_ended_total",
     "tasks",
@@ -147,12 +143,8 @@ pub const CLASSES_FORGOTTEN: Metric = counter(
     &[],
     "Kinds of runner that stayed away longer than verdict.class_memory.",
 );
-pub const QUEUE_CHANGES: Metric = counter(
-    "longshore_queue_changes_total",
-    "changes",
-    &["change"],
-    "Times a queue was paused or unpaused.",
-);
+pub const QUEUE_CHANGES: Metric =
+    counter("longshore_queue_changes_total", "changes", &["change"], "Times a queue was paused or unpaused.");
 pub const BUILDS_UNSAFE_TIMES: Metric = counter(
     "longshore_builds_unsafe_periods_total",
     "periods",
