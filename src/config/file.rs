@@ -213,7 +213,7 @@ impl<'de> Deserialize<'de> for Span {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                parse_span(text).map(Span).map_err(|why| E::custom(format!("{text:?}: {why}")))
+                parse_span(text).map(Span).map_err(|why| E::custom(format!("({text:?}): {why}")))
             }
         }
         deserializer.deserialize_str(Text)

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
@@ -75,7 +75,8 @@ pub(super) fn extract(merged: &Figment) -> Result<File, ConfigError> {
         let place = why.metadata.as_ref().map_or(DEFAULTS.into(), |from| from.name.clone());
         let what = match &why.kind {
             Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
-                format!("is {found}; expected {expected}")
+                let expected = if expected == "i64" { "a whole number" } else { expected };
+                format!("({}): expected {expected}", shown(found))
             }
             other => other.to_string(),
         };
@@ -90,6 +91,20 @@ pub(super) fn place_of(merged: &Figment, keys: &[String]) -> String {
         .map(|from| from.name.clone().into_owned())
         .find(|place| place != DEFAULTS)
         .unwrap_or_else(|| DEFAULTS.to_owned())
+}
+
+/// A value as it was written.
+fn shown(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Str(value) => format!("{value:?}"),
+        Actual::Seq => "a list".to_owned(),
+        Actual::Map => "a table".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn read_file(path: &Path) -> Result<Layer, ConfigError> {
@@ -139,7 +154,7 @@ fn unknown(given: &Dict, known: &Dict, path: &str) -> Option<String> {
     })
 }
 
-/// The known key most like `key`, counting a key of the right name in another section as close.
+/// The known key or section most like `key`, counting a key of the right name in another section as close.
 fn nearest(key: &str, known: &Dict) -> String {
     let name = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let distance = |candidate: &str| {
@@ -147,12 +162,9 @@ fn nearest(key: &str, known: &Dict) -> String {
         whole.min(strsim::damerau_levenshtein(&name(key), &name(candidate)) + 1)
     };
     let of_classes = keys_of(&ClassSection::default());
-    let in_section = |section: &str, keys: &Dict| -> Vec<String> {
-        keys.keys().map(|name| format!("{section}.{name}")).collect()
+    let candidates = |(section, keys): (&String, &Value)| -> Vec<String> {
+        let keys = keys.as_dict().unwrap_or(&of_classes).keys();
+        keys.map(|name| format!("{section}.{name}")).chain([section.clone()]).collect()
     };
-    known
-        .iter()
-        .flat_map(|(section, keys)| in_section(section, keys.as_dict().unwrap_or(&of_classes)))
-        .min_by_key(|candidate| distance(candidate))
-        .expect("there are keys")
+    known.iter().flat_map(candidates).min_by_key(|candidate| distance(candidate)).expect("there are keys")
 }

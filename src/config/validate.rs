@@ -3,6 +3,7 @@
 //! Law: pure. The first limit that is broken is named with the key, its value and the limit; what passes can
 //! be run as it is, and nothing later checks it again.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,7 +166,8 @@ fn classes(sections: &[ClassSection]) -> Checked<Vec<Class>> {
             message: format!("class {:?}: {}", section.id, why.message),
         })?;
         if classes.iter().any(|earlier| earlier.id == class.id) {
-            return Err(broken(["class"], format!("{:?} is declared twice; ids must differ", section.id)));
+            let message = format!("{:?} is declared twice; ids must differ", section.id);
+            return Err(broken(["class"], message));
         }
         classes.push(class);
     }
@@ -173,13 +175,9 @@ fn classes(sections: &[ClassSection]) -> Checked<Vec<Class>> {
 }
 
 fn class(section: &ClassSection) -> Checked<Class> {
-    let kinds = section.kinds.iter().map(|kind| {
-        one_of("kinds", kind, &[("job", Kind::Job), ("build", Kind::Build)]).map_err(|mut why| {
-            why.message = why.message.replacen("kinds", "kinds has", 1);
-            why
-        })
-    });
-    let kinds = kinds.collect::<Checked<std::collections::BTreeSet<_>>>()?;
+    let words = [("job", Kind::Job), ("build", Kind::Build)];
+    let kinds = section.kinds.iter().map(|kind| one_of("kinds", kind, &words));
+    let kinds = kinds.collect::<Checked<BTreeSet<_>>>()?;
     if kinds.is_empty() {
         return Err(broken(["kinds"], "is empty; name \"job\", \"build\" or both"));
     }
@@ -193,7 +191,7 @@ fn class(section: &ClassSection) -> Checked<Class> {
         labels: section.labels.iter().map(|(k, v)| (Arc::from(&**k), Arc::from(&**v))).collect(),
         taints: section.taints.iter().map(|taint| Arc::from(&**taint)).collect(),
         resources: class_resources(section)?,
-        slots: small("slots", section.slots, 1, 100_000)?,
+        slots: small("slots", section.slots, 1, 10_000)?,
     };
     Ok(Class { id: name("id", &section.id)?, offer: Arc::new(offer), last_seen: Time(0) })
 }
