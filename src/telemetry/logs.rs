@@ -2,6 +2,7 @@
 //!
 //! Law: lowercase, past tense, values as fields under the names the API uses. `error` means that a person must
 //! act, `warn` that we recovered, `info` tells the lives of tasks and runners, `debug` has one line per turn.
+//! Texts that came from outside are quoted, so that none can pass for a line or a field of its own.
 
 use std::io::{self, IsTerminal};
 
@@ -86,23 +87,25 @@ fn log_one(fact: &Fact) {
     match fact {
         Fact::Task(lifecycle) => log_task(lifecycle),
         Fact::SubmissionRefused { id, answer, reason } => {
-            info!(task = %id, %answer, %reason, "submission refused");
+            info!(task = %id, %answer, reason = &**reason, "submission refused");
         }
         Fact::StopAsked { id, runner, token, reason } => {
-            info!(task = %id, %runner, %token, %reason, "task asked to stop");
+            info!(task = %id, %runner, %token, reason = &**reason, "task asked to stop");
         }
         Fact::StaleReport { id, runner, token, report } => {
             warn!(task = %id, %runner, %token, %report, "stale report ignored");
         }
         Fact::RunnerRegistered { runner, incarnation, again: false } => {
-            info!(%runner, %incarnation, "runner registered");
+            info!(%runner, incarnation = &**incarnation, "runner registered");
         }
         Fact::RunnerRegistered { runner, incarnation, again: true } => {
-            info!(%runner, %incarnation, "runner registered again");
+            info!(%runner, incarnation = &**incarnation, "runner registered again");
         }
         Fact::RunnerLeft { runner } => info!(%runner, "runner left"),
-        Fact::RunnerLost { runner, reason, tasks } => warn!(%runner, tasks, %reason, "runner lost"),
-        Fact::RunnerHeld { runner, reason } => warn!(%runner, %reason, "runner held"),
+        Fact::RunnerLost { runner, reason, tasks } => {
+            warn!(%runner, tasks, reason = &**reason, "runner lost")
+        }
+        Fact::RunnerHeld { runner, reason } => warn!(%runner, reason = &**reason, "runner held"),
         Fact::RunnerDraining { runner } => info!(%runner, "runner set to drain"),
         Fact::RunnerResumed { runner } => info!(%runner, "runner resumed"),
         Fact::RunnerForgotten { runner } => info!(%runner, "runner forgotten"),
@@ -116,7 +119,9 @@ fn log_one(fact: &Fact) {
         Fact::BuildsSafe => info!("builds allowed to start again"),
         Fact::SweepFound { tasks } => warn!(tasks, "placeable tasks found only by the sweep"),
         Fact::TookOver { turn } => info!(turn, "leadership taken over"),
-        Fact::Frozen { reason } => error!(%reason, "pool frozen: nothing is decided until it is unfrozen"),
+        Fact::Frozen { reason } => {
+            error!(reason = &**reason, "pool frozen: nothing is decided until it is unfrozen")
+        }
         Fact::Unfrozen => info!("pool unfrozen"),
     }
 }
@@ -138,7 +143,7 @@ fn log_task(fact: &Lifecycle) {
         }
         LifecycleState::Running => info!(%task, attempt, runner, token, "task started"),
         LifecycleState::Ended => {
-            let outcome = fact.outcome.map(|outcome| outcome.as_str());
+            let outcome = fact.outcome.map(display);
             let ran_ms = fact.ran_ms;
             info!(%task, outcome, attempt, runner, token, exit_code, ran_ms, reason, "task ended");
         }
