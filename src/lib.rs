@@ -3,4 +3,5 @@
 pub mod core;
 pub mod model;
 pub mod ports;
+pub mod runner;
 pub mod wire;

@@ -7,5 +7,6 @@ pub mod fields;
 pub mod malformed;
 pub mod message;
 pub mod registration;
+pub mod work;
 
 pub use malformed::Malformed;
