@@ -4,5 +4,6 @@ pub mod config;
 pub mod core;
 pub mod model;
 pub mod ports;
+pub mod runner;
 pub mod telemetry;
 pub mod wire;

@@ -8,5 +8,6 @@ pub mod malformed;
 pub mod message;
 pub mod registration;
 pub mod submission;
+pub mod work;
 
 pub use malformed::Malformed;
