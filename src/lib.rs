@@ -1,6 +1,10 @@
 //! Longshore: a dispatcher for container jobs and builds. `ARCHITECTURE.md` is the map.
 
+pub mod config;
 pub mod core;
 pub mod model;
 pub mod ports;
+pub mod runner;
 pub mod runtime;
+pub mod telemetry;
+pub mod wire;

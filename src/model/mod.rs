@@ -14,6 +14,7 @@ pub mod task;
 pub mod time;
 pub mod token;
 pub mod turn;
+pub mod work;
 
 pub use fact::{Fact, Lifecycle, LifecycleState};
 pub use id::{BuildId, ClassId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
@@ -31,3 +32,4 @@ pub use task::{
 pub use time::Time;
 pub use token::Token;
 pub use turn::{Change, Head, TurnId, TurnRecord};
+pub use work::WorkOrder;

@@ -1,0 +1,276 @@
+//! The configuration file as it is written: every section and key, with its default.
+//!
+//! Law: this is the only list of keys. The defaults come from the core's own, so a file that says nothing and
+//! no file at all mean the same. Values are only read here; `validate` judges them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::core::settings::Settings as Decisions;
+use crate::model::time::{parse_span, span};
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "tables of keys")]
+pub struct File {
+    pub class: Vec<ClassSection>,
+    pub server: ServerSection,
+    pub log: LogSection,
+    pub defaults: DefaultsSection,
+    pub placement: PlacementSection,
+    pub lease: LeaseSection,
+    pub verdict: VerdictSection,
+    pub table: TableSection,
+    pub retry: RetrySection,
+    pub builds: BuildsSection,
+    pub sweep: SweepSection,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct ServerSection {
+    pub listen: String,
+    pub data: String,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct LogSection {
+    pub format: String,
+    pub level: String,
+}
+
+/// `[defaults]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct DefaultsSection {
+    pub cpu: Amount,
+    pub memory: Amount,
+    pub max_attempts: i64,
+}
+
+/// `[placement]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct PlacementSection {
+    pub order: String,
+    pub strategy: String,
+}
+
+/// `[lease]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct LeaseSection {
+    pub ttl: Span,
+    pub heartbeat: Span,
+    pub margin: Span,
+    pub assignment_deadline: Span,
+}
+
+/// `[verdict]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct VerdictSection {
+    pub settle: Span,
+    pub classes_complete: bool,
+    pub class_memory: Span,
+}
+
+/// `[table]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct TableSection {
+    pub window: i64,
+    pub window_bytes: Amount,
+    pub keep_ended: Span,
+    pub keep_ended_tasks: i64,
+    pub keep_ended_body: Amount,
+}
+
+/// `[retry]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct RetrySection {
+    pub backoff: Span,
+    pub backoff_max: Span,
+    pub refusal_backoff: Span,
+}
+
+/// `[builds]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct BuildsSection {
+    pub unsafe_grace: Span,
+}
+
+/// `[sweep]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct SweepSection {
+    pub every: Span,
+}
+
+/// One `[[class]]`: a kind of runner that may come though none is here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, expecting = "a table of keys")]
+pub struct ClassSection {
+    pub id: String,
+    pub arch: String,
+    pub os: String,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<String>,
+    pub kinds: Vec<String>,
+    pub queues: Vec<String>,
+    pub resources: BTreeMap<String, Amount>,
+    pub slots: i64,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        let core = Decisions::default();
+        Self {
+            class: Vec::new(),
+            server: ServerSection { listen: "127.0.0.1:8080".to_owned(), data: "longshore-data".to_owned() },
+            log: LogSection { format: "text".to_owned(), level: "info".to_owned() },
+            defaults: DefaultsSection {
+                cpu: Amount::Text(crate::model::resources::amount_text("cpu", core.default_resources.cpu)),
+                memory: Amount::memory(core.default_resources.memory),
+                max_attempts: i64::from(core.default_max_attempts),
+            },
+            placement: PlacementSection { order: "priority".to_owned(), strategy: "pack".to_owned() },
+            lease: LeaseSection {
+                ttl: Span(core.lease),
+                heartbeat: Span(core.heartbeat),
+                margin: Span(core.lease_margin),
+                assignment_deadline: Span(core.assignment_deadline),
+            },
+            verdict: VerdictSection {
+                settle: Span(core.settle),
+                classes_complete: core.classes_complete,
+                class_memory: Span(core.class_memory),
+            },
+            table: TableSection {
+                window: count(core.window),
+                window_bytes: Amount::memory(core.window_bytes as u64),
+                keep_ended: Span(core.keep_ended),
+                keep_ended_tasks: count(core.keep_ended_tasks),
+                keep_ended_body: Amount::memory(core.keep_ended_body as u64),
+            },
+            retry: RetrySection {
+                backoff: Span(core.retry_backoff),
+                backoff_max: Span(core.retry_backoff_max),
+                refusal_backoff: Span(core.refusal_backoff),
+            },
+            builds: BuildsSection { unsafe_grace: Span(core.unsafe_grace) },
+            sweep: SweepSection { every: Span(core.sweep) },
+        }
+    }
+}
+
+impl Default for ClassSection {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            arch: String::new(),
+            os: String::new(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            kinds: vec!["job".to_owned(), "build".to_owned()],
+            queues: Vec::new(),
+            resources: BTreeMap::new(),
+            slots: 100,
+        }
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).expect("a default count is small")
+}
+
+/// A span, written as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        span::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a span with its unit, like \"15s\" or \"10m\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                parse_span(text).map(Span).map_err(|why| E::custom(format!("({text:?}): {why}")))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// An amount of a resource: a number, or text with a unit.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Amount {
+    Whole(i64),
+    Decimal(f64),
+    Text(String),
+}
+
+impl Amount {
+    fn memory(bytes: u64) -> Self {
+        Amount::Text(crate::model::resources::amount_text("memory", bytes))
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amount::Whole(number) => write!(f, "{number}"),
+            Amount::Decimal(number) => write!(f, "{number}"),
+            Amount::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl de::Visitor<'_> for Any {
+            type Value = Amount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or text with a unit, like \"500m\" or \"2GiB\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Amount, E> {
+                Ok(Amount::Whole(number))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Amount, E> {
+                Ok(i64::try_from(number).map_or_else(|_| Amount::Text(number.to_string()), Amount::Whole))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Amount, E> {
+                Ok(Amount::Decimal(number))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+                Ok(Amount::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}

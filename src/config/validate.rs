@@ -1,0 +1,274 @@
+//! Validation: is what was read consistent, and within its limits?
+//!
+//! Law: pure. The first limit that is broken is named with the key, its value and the limit; what passes can
+//! be run as it is, and nothing later checks it again.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::settings::{Guards, Order, Settings as Decisions, Strategy};
+use crate::model::resources::{amount_text, parse_cpu, parse_memory};
+use crate::model::time::format_span;
+use crate::model::{Class, Id, Kind, Offer, Resources, Time};
+use crate::telemetry::logs::{Format, Level, Logging};
+
+use super::file::{Amount, ClassSection, File, LeaseSection, Span, TableSection};
+use super::{Server, Settings};
+
+/// A limit that is broken: the keys it is about, the most likely one first, and what to say.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) keys: Vec<String>,
+    pub(super) message: String,
+}
+
+type Checked<T> = Result<T, Broken>;
+
+const MOST_CPU: u64 = 1_000_000 * 1000;
+const MOST_BYTES: u64 = 1 << 60;
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Makes settings of what was read.
+pub(super) fn validate(file: &File) -> Checked<Settings> {
+    Ok(Settings { server: server(file)?, log: log(file)?, decisions: decisions(file)? })
+}
+
+fn server(file: &File) -> Checked<Server> {
+    let listen = &file.server.listen;
+    let listen = listen.parse().map_err(|_| {
+        broken(["server.listen"], format!("({listen:?}) must be an address and a port, like 127.0.0.1:8080"))
+    })?;
+    if file.server.data.is_empty() {
+        return Err(broken(["server.data"], "(\"\") must name a directory, like \"longshore-data\""));
+    }
+    Ok(Server { listen, data: file.server.data.clone().into() })
+}
+
+fn log(file: &File) -> Checked<Logging> {
+    let format = [("text", Format::Text), ("json", Format::Json)];
+    let level = Level::ALL.map(|level| (level.as_str(), level));
+    Ok(Logging {
+        format: one_of("log.format", &file.log.format, &format)?,
+        level: one_of("log.level", &file.log.level, &level)?,
+    })
+}
+
+fn decisions(file: &File) -> Checked<Decisions> {
+    let (lease, table, retry) = (leases(&file.lease)?, &file.table, &file.retry);
+    let backoff = between("retry.backoff", retry.backoff, SHORTEST, HOUR)?;
+    let backoff_max = between("retry.backoff_max", retry.backoff_max, SHORTEST, DAY)?;
+    if backoff_max < backoff {
+        return Err(broken(
+            ["retry.backoff_max", "retry.backoff"],
+            format!(
+                "({}) must be at least retry.backoff ({})",
+                format_span(backoff_max),
+                format_span(backoff)
+            ),
+        ));
+    }
+    Ok(Decisions {
+        default_resources: Resources::new(
+            amount("defaults.cpu", "cpu", &file.defaults.cpu)?,
+            amount("defaults.memory", "memory", &file.defaults.memory)?,
+        ),
+        default_max_attempts: small("defaults.max_attempts", file.defaults.max_attempts, 1, 100)?,
+        order: order(&file.placement.order)?,
+        strategy: one_of(
+            "placement.strategy",
+            &file.placement.strategy,
+            &[("pack", Strategy::Pack), ("spread", Strategy::Spread)],
+        )?,
+        window: whole("table.window", table.window, 1, 10_000_000)?,
+        window_bytes: bytes("table.window_bytes", &table.window_bytes, 1 << 20, 1 << 40)?,
+        settle: between("verdict.settle", file.verdict.settle, Duration::ZERO, HOUR)?,
+        classes_complete: classes_complete(file)?,
+        classes: classes(&file.class)?,
+        class_memory: between("verdict.class_memory", file.verdict.class_memory, Duration::ZERO, 7 * DAY)?,
+        keep_ended: between("table.keep_ended", table.keep_ended, SECOND, 30 * DAY)?,
+        keep_ended_tasks: whole("table.keep_ended_tasks", table.keep_ended_tasks, 1, 10_000_000)?,
+        keep_ended_body: keep_ended_body(table)?,
+        retry_backoff: backoff,
+        retry_backoff_max: backoff_max,
+        refusal_backoff: between("retry.refusal_backoff", retry.refusal_backoff, SHORTEST, HOUR)?,
+        unsafe_grace: between("builds.unsafe_grace", file.builds.unsafe_grace, Duration::ZERO, DAY)?,
+        sweep: between("sweep.every", file.sweep.every, SECOND, HOUR)?,
+        guards: Guards::default(),
+        ..lease
+    })
+}
+
+/// The spans that ownership rests on, in otherwise default settings.
+fn leases(lease: &LeaseSection) -> Checked<Decisions> {
+    let ttl = between("lease.ttl", lease.ttl, SHORTEST, HOUR)?;
+    let heartbeat = between("lease.heartbeat", lease.heartbeat, SHORTEST, HOUR)?;
+    let margin = between("lease.margin", lease.margin, SHORTEST, HOUR)?;
+    let deadline = between("lease.assignment_deadline", lease.assignment_deadline, SHORTEST, HOUR)?;
+    if ttl < 3 * heartbeat {
+        let (ttl, heartbeat) = (format_span(ttl), format_span(heartbeat));
+        let message = format!("({ttl}) must be at least 3 × lease.heartbeat ({heartbeat})");
+        return Err(broken(["lease.ttl", "lease.heartbeat"], message));
+    }
+    if deadline < heartbeat {
+        let (deadline, heartbeat) = (format_span(deadline), format_span(heartbeat));
+        let message =
+            format!("({deadline}) must be at least lease.heartbeat ({heartbeat}), which confirms it");
+        return Err(broken(["lease.assignment_deadline", "lease.heartbeat"], message));
+    }
+    Ok(Decisions {
+        lease: ttl,
+        heartbeat,
+        lease_margin: margin,
+        assignment_deadline: deadline,
+        ..Decisions::default()
+    })
+}
+
+fn order(word: &str) -> Checked<Order> {
+    if matches!(word, "tenant" | "fair" | "fair_share") {
+        let message = format!(
+            "({word:?}) is not supported by this version yet: fair shares of tenants come later; \
+             use \"priority\" or \"fifo\""
+        );
+        return Err(broken(["placement.order"], message));
+    }
+    one_of("placement.order", word, &[("priority", Order::Priority), ("fifo", Order::Fifo)])
+}
+
+fn keep_ended_body(table: &TableSection) -> Checked<usize> {
+    bytes("table.keep_ended_body", &table.keep_ended_body, 0, 256 << 10)
+}
+
+fn classes_complete(file: &File) -> Checked<bool> {
+    if file.verdict.classes_complete && file.class.is_empty() {
+        let message = "(true) needs at least one [[class]]: without one every task would be rejected until \
+                       the first runner comes; declare the classes or set it to false";
+        return Err(broken(["verdict.classes_complete"], message));
+    }
+    Ok(file.verdict.classes_complete)
+}
+
+fn classes(sections: &[ClassSection]) -> Checked<Vec<Class>> {
+    const MOST: usize = 1000;
+    if sections.len() > MOST {
+        let message = format!("has {} entries; at most {MOST} are allowed", sections.len());
+        return Err(broken(["class"], message));
+    }
+    let mut classes: Vec<Class> = Vec::with_capacity(sections.len());
+    for section in sections {
+        let class = class(section).map_err(|why| Broken {
+            keys: vec!["class".to_owned()],
+            message: format!("class {:?}: {}", section.id, why.message),
+        })?;
+        if classes.iter().any(|earlier| earlier.id == class.id) {
+            let message = format!("{:?} is declared twice; ids must differ", section.id);
+            return Err(broken(["class"], message));
+        }
+        classes.push(class);
+    }
+    Ok(classes)
+}
+
+fn class(section: &ClassSection) -> Checked<Class> {
+    let words = [("job", Kind::Job), ("build", Kind::Build)];
+    let kinds = section.kinds.iter().map(|kind| one_of("kinds", kind, &words));
+    let kinds = kinds.collect::<Checked<BTreeSet<_>>>()?;
+    if kinds.is_empty() {
+        return Err(broken(["kinds"], "is empty; name \"job\", \"build\" or both"));
+    }
+    let queues = section.queues.iter().filter(|queue| *queue != "*").map(|queue| name("queues", queue));
+    let queues = queues.collect::<Checked<_>>()?;
+    let offer = Offer {
+        kinds,
+        queues: if section.queues.iter().any(|queue| queue == "*") { Default::default() } else { queues },
+        arch: section.arch.as_str().into(),
+        os: section.os.as_str().into(),
+        labels: section.labels.iter().map(|(k, v)| (Arc::from(&**k), Arc::from(&**v))).collect(),
+        taints: section.taints.iter().map(|taint| Arc::from(&**taint)).collect(),
+        resources: class_resources(section)?,
+        slots: small("slots", section.slots, 1, 10_000)?,
+    };
+    Ok(Class { id: name("id", &section.id)?, offer: Arc::new(offer), last_seen: Time(0) })
+}
+
+/// What a class has; one without resources is opaque, bounded by its slots alone.
+fn class_resources(section: &ClassSection) -> Checked<Option<Resources>> {
+    let mut resources = Resources::default();
+    for (resource, given) in &section.resources {
+        let has = amount(&format!("resources.{resource}"), resource, given)?;
+        match resource.as_str() {
+            "cpu" => resources.cpu = has,
+            "memory" => resources.memory = has,
+            other => {
+                resources.other.insert(other.into(), has);
+            }
+        }
+    }
+    Ok((!section.resources.is_empty()).then_some(resources))
+}
+
+fn broken<const N: usize>(keys: [&str; N], what: impl Display) -> Broken {
+    Broken { message: format!("{} {what}", keys[0]), keys: keys.map(str::to_owned).to_vec() }
+}
+
+fn name(key: &str, text: &str) -> Checked<Id> {
+    Id::parse(text).map_err(|why| broken([key], format!("({text:?}) {why}")))
+}
+
+fn one_of<T: Copy>(key: &str, word: &str, words: &[(&str, T)]) -> Checked<T> {
+    words.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let known: Vec<String> = words.iter().map(|(known, _)| format!("{known:?}")).collect();
+        broken([key], format!("({word:?}) must be one of {}", known.join(", ")))
+    })
+}
+
+fn between(key: &str, span: Span, least: Duration, most: Duration) -> Checked<Duration> {
+    if (least..=most).contains(&span.0) {
+        return Ok(span.0);
+    }
+    let (least, most) = (format_span(least), format_span(most));
+    Err(broken([key], format!("({}) must be between {least} and {most}", format_span(span.0))))
+}
+
+fn whole(key: &str, number: i64, least: usize, most: usize) -> Checked<usize> {
+    usize::try_from(number)
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| broken([key], format!("({number}) must be between {least} and {most}")))
+}
+
+fn small(key: &str, number: i64, least: u32, most: u32) -> Checked<u32> {
+    u32::try_from(number)
+        .ok()
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| broken([key], format!("({number}) must be between {least} and {most}")))
+}
+
+fn bytes(key: &str, given: &Amount, least: u64, most: u64) -> Checked<usize> {
+    let number = amount(key, "memory", given)?;
+    usize::try_from(number).ok().filter(|_| (least..=most).contains(&number)).ok_or_else(|| {
+        let (least, most) = (amount_text("memory", least), amount_text("memory", most));
+        broken([key], format!("({given}) must be between {least} and {most}"))
+    })
+}
+
+/// Reads an amount of `resource` as the protocol writes amounts.
+fn amount(key: &str, resource: &str, given: &Amount) -> Checked<u64> {
+    let text = given.to_string();
+    let (read, most) = match resource {
+        "cpu" => (parse_cpu(&text), MOST_CPU),
+        "memory" => (parse_memory(&text), MOST_BYTES),
+        _ => (text.parse().map_err(|_| "expected a whole number".to_owned()), u64::MAX >> 1),
+    };
+    let read = read.map_err(|why| broken([key], format!("({text}): {why}")))?;
+    if read > most {
+        let most = amount_text(resource, most);
+        return Err(broken([key], format!("({text}) must be at most {most}")));
+    }
+    Ok(read)
+}

@@ -1,0 +1,3 @@
+//! The other side: a runner, which takes assignments under a lease, runs them and reports how they ended.
+
+pub mod session;

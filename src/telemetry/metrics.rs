@@ -1,0 +1,271 @@
+//! Metrics: facts of committed turns are counted, and a scrape adds the gauges of that moment.
+//!
+//! Law: one instance per replica; nothing is global, so replicas in one process never share a count. Only the
+//! catalogue's metrics are emitted, and the number of series is bounded whatever producers send: at most
+//! [`MOST_QUEUES`] queues are told apart, the rest is `other`.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use metrics::{Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+
+use super::catalogue::{self, Metric, MetricKind};
+use crate::model::{Fact, Kind, Lifecycle, LifecycleState, QueueId, Resources, RunnerState};
+
+/// How many queues the `queue` label tells apart.
+pub const MOST_QUEUES: usize = 100;
+
+/// After so many samples the histograms are folded, so that they stay small though nobody scrapes.
+const SAMPLES_BETWEEN_FOLDS: usize = 10_000;
+const OTHER: &str = "other";
+const METADATA: Metadata<'static> = Metadata::new("longshore", Level::INFO, None);
+const TASK_BUCKETS: [f64; 14] =
+    [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+const TURN_BUCKETS: [f64; 11] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
+
+/// The metrics of one replica.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    queues: Mutex<BTreeSet<QueueId>>,
+    samples: AtomicUsize,
+}
+
+/// What a scrape shows of the committed state at that moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Gauges {
+    pub builds: LiveTasks,
+    pub jobs: LiveTasks,
+    /// What assigned and running tasks hold of the runners that are not lost.
+    pub held: Resources,
+    pub held_slots: u64,
+    /// What the runners that are not lost have.
+    pub capacity: Resources,
+    pub capacity_slots: u64,
+    /// Runners by state, in the order of [`RunnerState::ALL`].
+    pub runners: [u64; RunnerState::ALL.len()],
+    /// The last turn this replica has.
+    pub turn: u64,
+    pub leader: bool,
+    pub frozen: bool,
+    pub builds_unsafe: bool,
+}
+
+/// Tasks of one kind that have not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LiveTasks {
+    pub pending: u64,
+    pub assigned: u64,
+    pub running: u64,
+    /// How long ago the oldest pending one was submitted.
+    pub oldest_pending: Option<Duration>,
+}
+
+impl Metrics {
+    /// A fresh set: every metric without labels stands at 0.
+    pub fn new() -> Self {
+        let mut builder = PrometheusBuilder::new();
+        for metric in catalogue::ALL.iter().filter(|metric| metric.kind == MetricKind::Histogram) {
+            let of_turns = metric.name.starts_with("longshore_turn_");
+            let buckets: &[f64] = if of_turns { &TURN_BUCKETS } else { &TASK_BUCKETS };
+            builder = builder
+                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)
+                .expect("there are buckets");
+        }
+        let metrics = Self {
+            recorder: builder.build_recorder(),
+            queues: Mutex::new(BTreeSet::new()),
+            samples: AtomicUsize::new(0),
+        };
+        for metric in catalogue::ALL {
+            metrics.describe(metric);
+        }
+        metrics
+    }
+
+    /// Counts the facts of a committed turn. Called once for each turn.
+    pub fn record(&self, facts: &[Fact]) {
+        for fact in facts {
+            self.count(fact);
+        }
+    }
+
+    /// Counts a turn this replica committed: rows it changed, time to decide it and time until it was durable.
+    pub fn turn_committed(&self, changes: usize, decide: Duration, commit: Duration) {
+        self.add(&catalogue::TURNS, &[], 1);
+        self.add(&catalogue::TURN_CHANGES, &[], changes as u64);
+        self.observe(&catalogue::TURN_DECIDE, &[], decide);
+        self.observe(&catalogue::TURN_COMMIT, &[], commit);
+    }
+
+    /// The scrape, in the Prometheus text format.
+    pub fn scrape(&self, gauges: &Gauges) -> String {
+        self.set_all(gauges);
+        self.recorder.handle().render()
+    }
+
+    fn count(&self, fact: &Fact) {
+        match fact {
+            Fact::Task(lifecycle) => self.count_task(lifecycle),
+            Fact::SubmissionRefused { answer, .. } => {
+                let answer = known(answer, &["rejected", "conflict", "full"]);
+                self.add(&catalogue::SUBMISSIONS_REFUSED, &[answer], 1);
+            }
+            Fact::StopAsked { .. } => self.add(&catalogue::STOPS_ASKED, &[], 1),
+            Fact::StaleReport { report, .. } => {
+                self.add(&catalogue::STALE_REPORTS, &[known(report, &["start", "end"])], 1);
+            }
+            Fact::RunnerRegistered { again: false, .. } => self.runner_change("registered"),
+            Fact::RunnerRegistered { again: true, .. } => self.runner_change("registered_again"),
+            Fact::RunnerLeft { .. } => self.runner_change("left"),
+            Fact::RunnerLost { tasks, .. } => {
+                self.runner_change("lost");
+                self.add(&catalogue::TASKS_LOST, &[], *tasks);
+            }
+            Fact::RunnerHeld { .. } => self.runner_change("held"),
+            Fact::RunnerDraining { .. } => self.runner_change("draining"),
+            Fact::RunnerResumed { .. } => self.runner_change("resumed"),
+            Fact::RunnerForgotten { .. } => self.runner_change("forgotten"),
+            Fact::ClassForgotten { .. } => self.add(&catalogue::CLASSES_FORGOTTEN, &[], 1),
+            Fact::QueuePaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["paused"], 1),
+            Fact::QueueUnpaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["unpaused"], 1),
+            Fact::CancelRemembered { .. } => self.add(&catalogue::CANCELS_REMEMBERED, &[], 1),
+            Fact::BuildsUnsafe { .. } => self.add(&catalogue::BUILDS_UNSAFE_TIMES, &[], 1),
+            Fact::SweepFound { tasks } => self.add(&catalogue::SWEEP_FOUND, &[], *tasks),
+            Fact::TookOver { .. } => self.add(&catalogue::TAKEOVERS, &[], 1),
+            Fact::Frozen { .. } => self.add(&catalogue::FREEZES, &[], 1),
+            // Both are seen in a gauge.
+            Fact::BuildsSafe | Fact::Unfrozen => {}
+        }
+    }
+
+    fn count_task(&self, task: &Lifecycle) {
+        let kind = task.kind.as_str();
+        let queue = self.queue_label(&task.queue);
+        match task.state {
+            LifecycleState::Pending if task.attempt == 0 => {
+                self.add(&catalogue::TASKS_ADMITTED, &[kind, &queue], 1);
+            }
+            LifecycleState::Pending => self.add(&catalogue::TASKS_RETURNED, &[kind, &queue], 1),
+            LifecycleState::Assigned => {
+                self.add(&catalogue::TASKS_ASSIGNED, &[kind, &queue], 1);
+                self.observe_ms(&catalogue::TASK_WAIT, &[kind], task.waited_ms);
+            }
+            LifecycleState::Running => self.add(&catalogue::TASKS_STARTED, &[kind, &queue], 1),
+            LifecycleState::Ended => {
+                let outcome = task.outcome.map_or(OTHER, |outcome| outcome.as_str());
+                self.add(&catalogue::TASKS_ENDED, &[kind, &queue, outcome], 1);
+                self.observe_ms(&catalogue::TASK_RUN, &[kind], task.ran_ms);
+            }
+        }
+    }
+
+    fn runner_change(&self, change: &str) {
+        self.add(&catalogue::RUNNER_CHANGES, &[change], 1);
+    }
+
+    /// The queue's own name for the first queues seen, `other` for the rest.
+    fn queue_label(&self, queue: &QueueId) -> String {
+        let mut queues = self.queues.lock().expect("counting does not panic");
+        if queues.contains(queue) {
+            return queue.to_string();
+        }
+        if queues.len() == MOST_QUEUES {
+            return OTHER.to_owned();
+        }
+        queues.insert(queue.clone());
+        queue.to_string()
+    }
+
+    fn set_all(&self, now: &Gauges) {
+        for (kind, tasks) in [(Kind::Job, &now.jobs), (Kind::Build, &now.builds)] {
+            let kind = kind.as_str();
+            self.set(&catalogue::TASKS, &[kind, "pending"], tasks.pending as f64);
+            self.set(&catalogue::TASKS, &[kind, "assigned"], tasks.assigned as f64);
+            self.set(&catalogue::TASKS, &[kind, "running"], tasks.running as f64);
+            let age = tasks.oldest_pending.unwrap_or_default();
+            self.set(&catalogue::OLDEST_PENDING, &[kind], age.as_secs_f64());
+        }
+        for (state, number) in RunnerState::ALL.iter().zip(now.runners) {
+            self.set(&catalogue::RUNNERS, &[state.as_str()], number as f64);
+        }
+        self.set(&catalogue::HELD_CPU, &[], now.held.cpu as f64 / 1000.0);
+        self.set(&catalogue::CAPACITY_CPU, &[], now.capacity.cpu as f64 / 1000.0);
+        self.set(&catalogue::HELD_MEMORY, &[], now.held.memory as f64);
+        self.set(&catalogue::CAPACITY_MEMORY, &[], now.capacity.memory as f64);
+        self.set(&catalogue::HELD_SLOTS, &[], now.held_slots as f64);
+        self.set(&catalogue::CAPACITY_SLOTS, &[], now.capacity_slots as f64);
+        self.set(&catalogue::TURN, &[], now.turn as f64);
+        self.set(&catalogue::LEADER, &[], f64::from(u8::from(now.leader)));
+        self.set(&catalogue::FROZEN, &[], f64::from(u8::from(now.frozen)));
+        self.set(&catalogue::BUILDS_UNSAFE, &[], f64::from(u8::from(now.builds_unsafe)));
+        self.set(&catalogue::INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+    }
+
+    fn describe(&self, metric: &Metric) {
+        let (name, help) = (metric.name.into(), metric.help.into());
+        let bare = metric.labels.is_empty();
+        match metric.kind {
+            MetricKind::Counter => {
+                self.recorder.describe_counter(name, None, help);
+                if bare {
+                    self.add(metric, &[], 0);
+                }
+            }
+            MetricKind::Gauge => self.recorder.describe_gauge(name, None, help),
+            MetricKind::Histogram => {
+                self.recorder.describe_histogram(name, None, help);
+                if bare {
+                    drop(self.recorder.register_histogram(&key(metric, &[]), &METADATA));
+                }
+            }
+        }
+    }
+
+    fn add(&self, metric: &Metric, labels: &[&str], more: u64) {
+        self.recorder.register_counter(&key(metric, labels), &METADATA).increment(more);
+    }
+
+    fn set(&self, metric: &Metric, labels: &[&str], value: f64) {
+        self.recorder.register_gauge(&key(metric, labels), &METADATA).set(value);
+    }
+
+    fn observe_ms(&self, metric: &Metric, labels: &[&str], millis: Option<u64>) {
+        if let Some(millis) = millis {
+            self.observe(metric, labels, Duration::from_millis(millis));
+        }
+    }
+
+    fn observe(&self, metric: &Metric, labels: &[&str], span: Duration) {
+        self.recorder.register_histogram(&key(metric, labels), &METADATA).record(span.as_secs_f64());
+        if self.samples.fetch_add(1, Ordering::Relaxed) % SAMPLES_BETWEEN_FOLDS == SAMPLES_BETWEEN_FOLDS - 1 {
+            self.recorder.handle().run_upkeep();
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// `word` if it is one of `words`, else `other`: keeps free text out of labels.
+fn known<'a>(word: &str, words: &[&'a str]) -> &'a str {
+    words.iter().find(|known| **known == word).copied().unwrap_or(OTHER)
+}
+
+/// A series of `metric`, its labels' values in the catalogue's order.
+fn key(metric: &Metric, values: &[&str]) -> Key {
+    debug_assert_eq!(metric.labels.len(), values.len(), "labels of {}", metric.name);
+    let labels: Vec<Label> = metric
+        .labels
+        .iter()
+        .zip(values)
+        .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+        .collect();
+    Key::from_parts(metric.name, labels)
+}

@@ -1,0 +1,289 @@
+//! Fields of a JSON object, read one by one with their path, so that every complaint names its field.
+//!
+//! Law: absent and `null` are the same; a value of another type is never bent into the one expected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::Malformed;
+use crate::model::{Id, Resources, resources, time};
+
+/// The most labels, tolerations, taints or other resource names of one payload.
+pub const MOST_ENTRIES: usize = 64;
+/// The longest label, taint, arch or the like, in bytes.
+pub const LONGEST_WORD: usize = 256;
+/// The most thousandths of a core one task or runner may name: a million cores.
+pub const MOST_CPU: u64 = 1_000_000 * 1_000;
+/// The most bytes of memory one task or runner may name: 1 EiB.
+pub const MOST_MEMORY: u64 = 1 << 60;
+/// The most of any other resource one task or runner may name.
+pub const MOST_OTHER: u64 = 1_000_000_000;
+
+/// An object of a payload and the path it stands under.
+#[derive(Debug, Clone)]
+pub struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    path: String,
+}
+
+/// Reads a payload as JSON.
+pub fn json(body: &[u8]) -> Result<Value, Malformed> {
+    serde_json::from_slice(body).map_err(|why| Malformed::payload(format!("is not JSON: {why}")))
+}
+
+impl<'a> Fields<'a> {
+    /// The payload itself, whose `v` must be 1 or absent.
+    pub fn of_payload(value: &'a Value) -> Result<Self, Malformed> {
+        let map = value.as_object().ok_or_else(|| Malformed::payload("is not a JSON object"))?;
+        let fields = Self { map, path: String::new() };
+        match fields.get("v") {
+            None => Ok(fields),
+            Some(v) if v.as_u64() == Some(1) => Ok(fields),
+            Some(v) => Err(Malformed::value("v", v, "this version reads 1; send it without \"v\" or with 1")),
+        }
+    }
+
+    /// An object that stands under `path`.
+    pub fn at(value: &'a Value, path: impl Into<String>) -> Result<Self, Malformed> {
+        let path = path.into();
+        match value.as_object() {
+            Some(map) => Ok(Self { map, path }),
+            None => Err(Malformed::value(path, value, "expected an object")),
+        }
+    }
+
+    /// The path of the field called `name`.
+    pub fn path(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// The value of a field, unless it is absent or null.
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Every field with a value, in the order of their names.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.map.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// The complaint that a field is missing.
+    pub fn missing(&self, name: &str) -> Malformed {
+        Malformed::new(self.path(name), "is missing")
+    }
+
+    /// The complaint that the value of a field cannot be taken.
+    pub fn refuse(&self, name: &str, value: &Value, why: impl Display) -> Malformed {
+        Malformed::value(self.path(name), value, why)
+    }
+
+    /// A text, whole.
+    pub fn text(&self, name: &str) -> Result<Option<&'a str>, Malformed> {
+        self.get(name)
+            .map(|value| value.as_str().ok_or_else(|| self.refuse(name, value, "expected a text")))
+            .transpose()
+    }
+
+    /// A short text: at most 256 bytes.
+    pub fn word(&self, name: &str) -> Result<Option<Arc<str>>, Malformed> {
+        self.get(name).map(|value| self.word_in(name, value)).transpose()
+    }
+
+    /// A text that `T` can be read from: a token, a UUID.
+    pub fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, Malformed>
+    where
+        T::Err: Display,
+    {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|why| self.refuse(name, &Value::from(text), why))
+    }
+
+    /// A name.
+    pub fn id(&self, name: &str) -> Result<Option<Id>, Malformed> {
+        self.parsed(name)
+    }
+
+    /// Yes or no.
+    pub fn flag(&self, name: &str) -> Result<Option<bool>, Malformed> {
+        self.get(name)
+            .map(|value| value.as_bool().ok_or_else(|| self.refuse(name, value, "expected true or false")))
+            .transpose()
+    }
+
+    /// A whole number from `least` to `most`.
+    pub fn whole(&self, name: &str, least: i64, most: i64) -> Result<Option<i64>, Malformed> {
+        let expected = || format!("expected a whole number from {least} to {most}");
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_i64() {
+            Some(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(self.refuse(name, value, expected())),
+        }
+    }
+
+    /// A whole count of the `u32` kind, from `least` to `most`.
+    pub fn count(&self, name: &str, least: u32, most: u32) -> Result<Option<u32>, Malformed> {
+        let number = self.whole(name, least.into(), most.into())?;
+        Ok(number.map(|number| u32::try_from(number).expect("bounded by u32 limits")))
+    }
+
+    /// A turn, heartbeat or other running number.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Malformed> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| self.refuse(name, value, "expected a whole number that is not negative"))
+    }
+
+    /// A span such as `"15s"`.
+    pub fn span(&self, name: &str) -> Result<Option<Duration>, Malformed> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let text = value.as_str().ok_or_else(|| self.refuse(name, value, "expected a span like \"15s\""))?;
+        time::parse_span(text).map(Some).map_err(|why| self.refuse(name, value, why))
+    }
+
+    /// An object within this one.
+    pub fn object(&self, name: &str) -> Result<Option<Fields<'a>>, Malformed> {
+        self.get(name).map(|value| Fields::at(value, self.path(name))).transpose()
+    }
+
+    /// A list of at most `most` values; an absent one is empty.
+    pub fn list(&self, name: &str, most: usize) -> Result<&'a [Value], Malformed> {
+        let Some(value) = self.get(name) else { return Ok(&[]) };
+        let list = value.as_array().ok_or_else(|| self.refuse(name, value, "expected a list"))?;
+        self.bounded(name, list.len(), most)?;
+        Ok(list)
+    }
+
+    /// A list of at most `most` objects; an absent one is empty.
+    pub fn objects(&self, name: &str, most: usize) -> Result<Vec<Fields<'a>>, Malformed> {
+        let list = self.list(name, most)?.iter().enumerate();
+        list.map(|(place, value)| Fields::at(value, format!("{}[{place}]", self.path(name)))).collect()
+    }
+
+    /// A list of names.
+    pub fn ids(&self, name: &str, most: usize) -> Result<Vec<Id>, Malformed> {
+        let list = self.list(name, most)?.iter().enumerate();
+        list.map(|(place, value)| {
+            let path = format!("{}[{place}]", self.path(name));
+            let text = value.as_str().ok_or_else(|| Malformed::value(&path, value, "expected a name"))?;
+            Id::parse(text).map_err(|why| Malformed::value(&path, value, why))
+        })
+        .collect()
+    }
+
+    /// A set of short texts: tolerations, taints.
+    pub fn words(&self, name: &str) -> Result<BTreeSet<Arc<str>>, Malformed> {
+        self.list(name, MOST_ENTRIES)?.iter().map(|value| self.word_in(name, value)).collect()
+    }
+
+    /// Short texts by name: labels.
+    pub fn labels(&self, name: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, Malformed> {
+        let Some(labels) = self.object(name)? else { return Ok(BTreeMap::new()) };
+        self.bounded(name, labels.map.len(), MOST_ENTRIES)?;
+        labels
+            .entries()
+            .map(|(label, value)| {
+                let text = labels.word_in(label, value)?;
+                let bytes = label.len() + text.len();
+                if bytes > LONGEST_WORD {
+                    let why = format!("has {bytes} bytes with its name; at most {LONGEST_WORD} are allowed");
+                    return Err(Malformed::new(labels.path(label), why));
+                }
+                Ok((label.into(), text))
+            })
+            .collect()
+    }
+
+    /// Amounts by name. What is not named is 0; `None` if the field is absent or null.
+    pub fn resources(&self, name: &str) -> Result<Option<Resources>, Malformed> {
+        let Some(amounts) = self.object(name)? else { return Ok(None) };
+        self.bounded(name, amounts.map.len(), MOST_ENTRIES)?;
+        let mut read = Resources { cpu: amounts.cpu("cpu")?.unwrap_or(0), ..Resources::default() };
+        read.memory = amounts.memory("memory")?.unwrap_or(0);
+        for (other, value) in amounts.entries().filter(|(name, _)| !matches!(*name, "cpu" | "memory")) {
+            if other.is_empty() || other.len() > LONGEST_WORD {
+                let why = format!("expected a resource name of 1 to {LONGEST_WORD} bytes");
+                return Err(amounts.refuse(other, value, why));
+            }
+            let amount = value.as_u64().filter(|amount| *amount <= MOST_OTHER).ok_or_else(|| {
+                amounts.refuse(other, value, format!("expected a whole count from 0 to {MOST_OTHER}"))
+            })?;
+            if amount > 0 {
+                read.other.insert(other.into(), amount);
+            }
+        }
+        Ok(Some(read))
+    }
+
+    /// An amount of cpu, in thousandths of a core: a number of cores, or `"500m"`.
+    pub fn cpu(&self, name: &str) -> Result<Option<u64>, Malformed> {
+        let read = |value: &Value| match value {
+            Value::Number(number) => resources::parse_cpu(&number.to_string()),
+            Value::String(text) => resources::parse_cpu(text),
+            _ => Err("expected cores, like 2 or 0.5, or thousandths, like \"500m\"".to_owned()),
+        };
+        self.amount(name, read, MOST_CPU)
+    }
+
+    /// An amount of memory, in bytes: a number of bytes, or `"2GiB"`.
+    pub fn memory(&self, name: &str) -> Result<Option<u64>, Malformed> {
+        let read = |value: &Value| match value {
+            Value::Number(number) => resources::parse_memory(&number.to_string()),
+            Value::String(text) => resources::parse_memory(text),
+            _ => Err("expected bytes, or a text like \"512MiB\"".to_owned()),
+        };
+        self.amount(name, read, MOST_MEMORY)
+    }
+
+    fn amount(
+        &self,
+        name: &str,
+        read: impl Fn(&Value) -> Result<u64, String>,
+        most: u64,
+    ) -> Result<Option<u64>, Malformed> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match read(value) {
+            Ok(amount) if amount <= most => Ok(Some(amount)),
+            Ok(_) => {
+                let unit = if most == MOST_CPU { "cpu" } else { "memory" };
+                let why = format!("at most {} is allowed", resources::amount_text(unit, most));
+                Err(self.refuse(name, value, why))
+            }
+            Err(why) => Err(self.refuse(name, value, why)),
+        }
+    }
+
+    fn word_in(&self, name: &str, value: &Value) -> Result<Arc<str>, Malformed> {
+        let text = value.as_str().ok_or_else(|| self.refuse(name, value, "expected a text"))?;
+        if text.len() > LONGEST_WORD {
+            let why = format!("has {} bytes; at most {LONGEST_WORD} are allowed", text.len());
+            return Err(Malformed::new(self.path(name), why));
+        }
+        Ok(text.into())
+    }
+
+    fn bounded(&self, name: &str, entries: usize, most: usize) -> Result<(), Malformed> {
+        if entries <= most {
+            return Ok(());
+        }
+        Err(Malformed::new(self.path(name), format!("has {entries} entries; at most {most} are allowed")))
+    }
+}
+
+/// Turns an absent field into the complaint that it is missing.
+pub trait Required<T> {
+    /// The value, or `is missing` said of `name`.
+    fn required(self, fields: &Fields<'_>, name: &str) -> Result<T, Malformed>;
+}
+
+impl<T> Required<T> for Result<Option<T>, Malformed> {
+    fn required(self, fields: &Fields<'_>, name: &str) -> Result<T, Malformed> {
+        self?.ok_or_else(|| fields.missing(name))
+    }
+}

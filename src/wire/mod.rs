@@ -1,0 +1,13 @@
+//! The bytes: what other programs send and get, and the model it means.
+//!
+//! Reading is lenient to unknown fields and strict on types; what cannot be read is [`Malformed`], which names
+//! the field. Nothing here decides anything, and nothing else shapes a payload.
+
+pub mod fields;
+pub mod malformed;
+pub mod message;
+pub mod registration;
+pub mod submission;
+pub mod work;
+
+pub use malformed::Malformed;

@@ -1,0 +1,354 @@
+//! Submissions: what a producer sends, read into tasks that admission can decide about.
+//!
+//! Law: each task of a body is read on its own, so one that is malformed refuses itself and nothing else; only
+//! a body that cannot be taken apart is refused as a whole. What this version cannot honour is refused, never
+//! ignored; fields it does not know go to the runner as they are. Two submissions of the same content have the
+//! same body and the same hash, whatever the order and spacing of their fields.
+//!
+//! Comes before: admission. Reads no state: whether a task fits anywhere is not asked here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::fields::{Fields, Required, json};
+use super::{Malformed, message};
+use crate::core::settings::Settings;
+use crate::model::time::{format_span, parse_span};
+use crate::model::{BuildId, Id, IfUnplaceable, Kind, Limits, NewTask, QueueId, Resources, Shape, Time};
+
+/// The most bytes of one body.
+pub const MOST_BODY: usize = 8 << 20;
+/// The most tasks of one body.
+pub const MOST_TASKS: usize = 1_000;
+/// The most bytes of one task, as compact JSON.
+pub const MOST_TASK: usize = 256 << 10;
+/// The most bytes of a task's `spec`, as compact JSON.
+pub const MOST_SPEC: usize = 64 << 10;
+/// The most job shapes a build declares.
+pub const MOST_JOBS: usize = 16;
+/// The most inputs a task names.
+pub const MOST_INPUTS: usize = 1_000;
+/// The longest time one attempt may be allowed to run.
+pub const LONGEST_TIMEOUT: Duration = Duration::from_secs(30 * 86_400);
+/// The longest time after which a pending task may be set to expire.
+pub const LONGEST_EXPIRY: Duration = Duration::from_secs(365 * 86_400);
+
+/// The queue and the tenant of a task that names none.
+const DEFAULT: &str = "default";
+/// What content hashes are made in; a change would make conflicts of repeated submissions.
+const CONTENT: Uuid = Uuid::from_u128(0x6c6f_6e67_7368_4f72_a5e5_7461_736b_0001);
+
+/// A task that cannot be read. The other tasks of its body are not touched by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The line it stands on, in a body of lines.
+    pub line: Option<usize>,
+    /// What stood in its `id`, if it was a text; at most its first 128 characters.
+    pub id: Option<String>,
+    pub malformed: Malformed,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        self.malformed.fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A body that cannot be taken apart into tasks: nothing of it was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    #[error("the body has {bytes} bytes; at most {MOST_BODY} are allowed, send fewer tasks at a time")]
+    TooLarge { bytes: usize },
+    #[error("the body has {tasks} tasks; at most {MOST_TASKS} are allowed, send it in several parts")]
+    TooMany { tasks: usize },
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// Each task of a body in its order, read or refused.
+pub type Submissions = Vec<Result<Arc<NewTask>, Refused>>;
+
+/// Reads one task, `{"tasks": […]}`, or one task a line. A task without `kind` is of `default_kind`.
+pub fn read_submissions(
+    body: &[u8],
+    default_kind: Kind,
+    settings: &Settings,
+) -> Result<Submissions, BodyError> {
+    if body.len() > MOST_BODY {
+        return Err(BodyError::TooLarge { bytes: body.len() });
+    }
+    let read = |line, value| read_one(line, value, default_kind, settings);
+    if let Some(lines) = lines_of(body) {
+        within_most(lines.len())?;
+        return Ok(lines
+            .into_iter()
+            .map(|(line, text)| match json(text) {
+                Ok(value) => read(Some(line), value),
+                Err(malformed) => Err(Refused { line: Some(line), id: None, malformed }),
+            })
+            .collect());
+    }
+    match json(body)? {
+        Value::Object(mut whole) if whole.contains_key("tasks") => {
+            // A field of this name makes it a list of tasks, never a task.
+            let tasks = whole.remove("tasks").expect("it was just seen");
+            Fields::of_payload(&Value::Object(whole))?;
+            let Value::Array(tasks) = tasks else {
+                return Err(Malformed::value("tasks", &tasks, "expected a list of tasks").into());
+            };
+            within_most(tasks.len())?;
+            Ok(tasks.into_iter().map(|task| read(None, task)).collect())
+        }
+        value @ Value::Object(_) => Ok(vec![read(None, value)]),
+        other => {
+            Err(Malformed::value("", &other, "is not a task, {\"tasks\": […]} or one task a line").into())
+        }
+    }
+}
+
+/// Reads one task.
+pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Result<Arc<NewTask>, Malformed> {
+    let fields = Fields::of_payload(&value)?;
+    let id = fields.id("id").required(&fields, "id")?;
+    let kind = match fields.get("kind") {
+        Some(kind) => message::kind_of("kind", kind)?,
+        None => default_kind,
+    };
+    let tenant = fields.id("tenant")?.unwrap_or_else(default_name);
+    refuse_unsupported(&fields)?;
+    let build = read_build(&fields, &id, kind)?;
+    let shape = read_shape(&fields, kind, settings)?;
+    let jobs = read_jobs(&fields, &shape, settings)?;
+    let priority = fields.whole("priority", -1000, 1000)?.unwrap_or(0);
+    let limits = read_limits(&fields, settings)?;
+    check_unplaced(&fields)?;
+    let body = canonical(value, kind, &shape.queue, &tenant)?;
+    Ok(Arc::new(NewTask {
+        id,
+        shape: Arc::new(shape),
+        tenant,
+        priority: i32::try_from(priority).expect("at most 1000"),
+        build,
+        jobs,
+        limits: Arc::new(limits),
+        content: Uuid::new_v5(&CONTENT, body.as_bytes()),
+        body: body.into(),
+    }))
+}
+
+fn read_one(
+    line: Option<usize>,
+    value: Value,
+    default_kind: Kind,
+    settings: &Settings,
+) -> Result<Arc<NewTask>, Refused> {
+    let id = value.get("id").and_then(Value::as_str).map(|id| id.chars().take(Id::MAX).collect());
+    read_task(value, default_kind, settings).map_err(|malformed| Refused { line, id, malformed })
+}
+
+/// The lines of a body that is one value a line, with their numbers. A single value is not such a body,
+/// however many lines it takes.
+fn lines_of(body: &[u8]) -> Option<Vec<(usize, &[u8])>> {
+    let lines: Vec<(usize, &[u8])> = body
+        .split(|byte| *byte == b'\n')
+        .enumerate()
+        .map(|(at, line)| (at + 1, line.trim_ascii()))
+        .filter(|(_, line)| !line.is_empty())
+        .collect();
+    let (_, first) = lines.first()?;
+    (lines.len() > 1 && serde_json::from_slice::<serde::de::IgnoredAny>(first).is_ok()).then_some(lines)
+}
+
+fn within_most(tasks: usize) -> Result<(), BodyError> {
+    if tasks > MOST_TASKS { Err(BodyError::TooMany { tasks }) } else { Ok(()) }
+}
+
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Malformed> {
+    match fields.get("group") {
+        Some(group) => {
+            let why = "groups are not supported by this version yet; leave it out or send null";
+            Err(fields.refuse("group", group, why))
+        }
+        None => Ok(()),
+    }
+}
+
+fn read_build(fields: &Fields<'_>, id: &Id, kind: Kind) -> Result<Option<BuildId>, Malformed> {
+    let build = fields.id("build")?;
+    if let Some(named) = &build {
+        let shown = Value::from(named.as_str());
+        if kind == Kind::Build {
+            return Err(fields.refuse("build", &shown, "nested_build: a build cannot belong to a build"));
+        }
+        if named == id {
+            return Err(fields.refuse("build", &shown, "a task cannot belong to itself"));
+        }
+    }
+    Ok(build)
+}
+
+fn read_shape(fields: &Fields<'_>, kind: Kind, settings: &Settings) -> Result<Shape, Malformed> {
+    Ok(Shape {
+        kind,
+        queue: fields.id("queue")?.unwrap_or_else(default_name),
+        resources: read_resources(fields, settings)?,
+        arch: fields.word("arch")?.unwrap_or_default(),
+        os: fields.word("os")?.unwrap_or_default(),
+        labels: fields.labels("labels")?,
+        tolerations: fields.words("tolerations")?,
+    })
+}
+
+/// What is asked for; cpu and memory each have a default of their own.
+fn read_resources(fields: &Fields<'_>, settings: &Settings) -> Result<Resources, Malformed> {
+    let defaults = &settings.default_resources;
+    let Some(mut asked) = fields.resources("resources")? else { return Ok(defaults.clone()) };
+    let said = fields.object("resources")?.expect("resources were read from it");
+    if said.get("cpu").is_none() {
+        asked.cpu = defaults.cpu;
+    }
+    if said.get("memory").is_none() {
+        asked.memory = defaults.memory;
+    }
+    Ok(asked)
+}
+
+/// The shapes of a build's jobs. A build that declares none, or an empty list, may submit jobs like itself
+/// with the default resources.
+fn read_jobs(fields: &Fields<'_>, own: &Shape, settings: &Settings) -> Result<Arc<[Arc<Shape>]>, Malformed> {
+    let declared = fields.objects("jobs", MOST_JOBS)?;
+    if own.kind == Kind::Job {
+        return match fields.get("jobs") {
+            Some(jobs) if !declared.is_empty() => Err(fields.refuse(
+                "jobs",
+                jobs,
+                "only a build declares jobs; leave it out or send kind \"build\"",
+            )),
+            _ => Ok(Arc::from([])),
+        };
+    }
+    if declared.is_empty() {
+        let resources = settings.default_resources.clone();
+        return Ok(Arc::from([Arc::new(Shape { kind: Kind::Job, resources, ..own.clone() })]));
+    }
+    declared
+        .iter()
+        .map(|job| {
+            let labels = if job.get("labels").is_some() { job.labels("labels")? } else { own.labels.clone() };
+            let tolerations = match job.get("tolerations") {
+                Some(_) => job.words("tolerations")?,
+                None => own.tolerations.clone(),
+            };
+            Ok(Arc::new(Shape {
+                kind: Kind::Job,
+                queue: job.id("queue")?.unwrap_or_else(|| own.queue.clone()),
+                resources: read_resources(job, settings)?,
+                arch: job.word("arch")?.unwrap_or_else(|| own.arch.clone()),
+                os: job.word("os")?.unwrap_or_else(|| own.os.clone()),
+                labels,
+                tolerations,
+            }))
+        })
+        .collect()
+}
+
+fn read_limits(fields: &Fields<'_>, settings: &Settings) -> Result<Limits, Malformed> {
+    let not_before = fields.text("not_before")?.map(|text| {
+        Time::parse_rfc3339(text).map_err(|why| {
+            let why = format!("expected a date and time like \"2026-01-01T00:00:00Z\": {why}");
+            fields.refuse("not_before", &Value::from(text), why)
+        })
+    });
+    Ok(Limits {
+        max_attempts: fields.count("max_attempts", 1, 100)?.unwrap_or(settings.default_max_attempts),
+        retries: fields.count("retries", 0, 100)?.unwrap_or(0),
+        timeout: read_span(fields, "timeout", LONGEST_TIMEOUT)?,
+        not_before: not_before.transpose()?,
+        expires_in: read_span(fields, "expires_in", LONGEST_EXPIRY)?,
+        if_unplaceable: read_if_unplaceable(fields)?,
+    })
+}
+
+fn read_span(fields: &Fields<'_>, name: &str, longest: Duration) -> Result<Option<Duration>, Malformed> {
+    let Some(span) = fields.span(name)? else { return Ok(None) };
+    if span.is_zero() || span > longest {
+        let given = fields.get(name).expect("a span was read from it");
+        let why = format!("expected more than 0 and at most {}", format_span(longest));
+        return Err(fields.refuse(name, given, why));
+    }
+    Ok(Some(span))
+}
+
+fn read_if_unplaceable(fields: &Fields<'_>) -> Result<IfUnplaceable, Malformed> {
+    const NAME: &str = "if_unplaceable";
+    let Some(word) = fields.text(NAME)? else { return Ok(IfUnplaceable::default()) };
+    match (word, word.strip_prefix("fail_after=")) {
+        ("fail", _) => Ok(IfUnplaceable::Fail),
+        ("hold", _) => Ok(IfUnplaceable::Hold),
+        (_, Some(span)) => match parse_span(span) {
+            Ok(span) if span <= LONGEST_EXPIRY => Ok(IfUnplaceable::FailAfter(span)),
+            Ok(_) => {
+                let why = format!("expected at most {}", format_span(LONGEST_EXPIRY));
+                Err(fields.refuse(NAME, &Value::from(word), why))
+            }
+            Err(why) => Err(fields.refuse(NAME, &Value::from(word), why)),
+        },
+        (_, None) => {
+            Err(fields.refuse(NAME, &Value::from(word), "expected \"fail\", \"hold\" or \"fail_after=10m\""))
+        }
+    }
+}
+
+/// Checks what goes to the runner as it is, and so far decides nothing about its place.
+fn check_unplaced(fields: &Fields<'_>) -> Result<(), Malformed> {
+    fields.object("spec")?;
+    fields.word("output")?;
+    for (place, input) in fields.list("inputs", MOST_INPUTS)?.iter().enumerate() {
+        if !input.is_string() {
+            return Err(Malformed::value(format!("inputs[{place}]"), input, "expected a text"));
+        }
+    }
+    Ok(())
+}
+
+/// The task as compact JSON with sorted keys, without nulls, and with its kind, queue and tenant made explicit.
+fn canonical(value: Value, kind: Kind, queue: &QueueId, tenant: &Id) -> Result<String, Malformed> {
+    let Value::Object(mut task) = value else {
+        return Err(Malformed::payload("is not a JSON object"));
+    };
+    task.retain(|_, value| !value.is_null());
+    task.insert("kind".to_owned(), kind.as_str().into());
+    task.insert("queue".to_owned(), queue.as_str().into());
+    task.insert("tenant".to_owned(), tenant.as_str().into());
+    let body = text_of(&task);
+    if body.len() > MOST_SPEC {
+        // Only now can the spec be too long by itself.
+        let spec = task.get("spec").map_or(0, |spec| text_of(spec).len());
+        if spec > MOST_SPEC {
+            let why = format!("has {spec} bytes as JSON; at most {MOST_SPEC} are allowed");
+            return Err(Malformed::new("spec", why));
+        }
+    }
+    if body.len() > MOST_TASK {
+        let why = format!("has {} bytes as JSON; at most {MOST_TASK} are allowed", body.len());
+        return Err(Malformed::payload(why));
+    }
+    Ok(body)
+}
+
+fn text_of(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("what was read as JSON is written as JSON")
+}
+
+fn default_name() -> Id {
+    Id::parse(DEFAULT).expect("a legal name")
+}
