@@ -6,6 +6,8 @@
 pub mod faulty;
 mod following;
 pub mod memory;
+pub mod redb;
 
 pub use faulty::{Fault, FaultyTable};
 pub use memory::MemoryTable;
+pub use redb::RedbTable;
