@@ -1,5 +1,6 @@
 //! Longshore: a dispatcher for container jobs and builds. `ARCHITECTURE.md` is the map.
 
+pub mod adapters;
 pub mod config;
 pub mod core;
 pub mod model;

@@ -1,0 +1,13 @@
+//! The outside behind the ports: tables that keep turns, and the history that comes with them.
+//!
+//! Law: every table here passes the same laws (`tests/table_laws`). Rests on `ports` and `wire`; nothing in the
+//! core knows of it.
+
+pub mod faulty;
+mod following;
+pub mod memory;
+pub mod redb;
+
+pub use faulty::{Fault, FaultyTable};
+pub use memory::MemoryTable;
+pub use redb::RedbTable;
