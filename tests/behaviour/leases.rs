@@ -66,8 +66,9 @@ fn a_new_incarnation_keeps_what_it_lists_and_the_rest_is_lost_at_once() {
     world.start("kept");
     world.start("gone");
     let kept = world.held("kept");
-    let registered = world.register(runner("r1").cpu(2).incarnation("second").running(&[kept.clone()]));
-    assert_eq!(registered.assignments, [kept.clone()]);
+    let registered =
+        world.register(runner("r1").cpu(2).incarnation("second").running(std::slice::from_ref(&kept)));
+    assert_eq!(registered.assignments, std::slice::from_ref(&kept));
     assert_eq!(world.held("kept"), kept, "the same token");
     assert_eq!(world.row("gone").spent, 1);
     assert_ne!(world.where_is("gone"), "pending");
@@ -132,7 +133,7 @@ fn a_listed_attempt_that_nobody_knows_is_to_be_stopped() {
     world.submit(task("t"));
     let held = world.held("t");
     world.succeed("t");
-    let answer = world.beat("r1", &[held.clone()]);
+    let answer = world.beat("r1", std::slice::from_ref(&held));
     assert_eq!(answer.stop.len(), 1);
     assert_eq!((&answer.stop[0].id, answer.stop[0].token), (&held.id, held.token));
 }

@@ -24,8 +24,12 @@ fn each_cause_wakes_the_task_it_makes_runnable() {
         world
     };
     wakes(&mut full(), "waits", |world| world.succeed("runs"));
-    wakes(&mut full(), "waits", |world| drop(world.register(runner("r2"))));
-    wakes(&mut full(), "waits", |world| drop(world.register(runner("r").cpu(2))));
+    wakes(&mut full(), "waits", |world| {
+        world.register(runner("r2"));
+    });
+    wakes(&mut full(), "waits", |world| {
+        world.register(runner("r").cpu(2));
+    });
     wakes(&mut full(), "waits", |world| {
         world.cancel("runs");
         world.end("runs", AttemptOutcome::Cancelled);
@@ -36,7 +40,9 @@ fn each_cause_wakes_the_task_it_makes_runnable() {
     wakes(&mut world, "held", |world| world.resume("r"));
     world.command(Command::PauseQueue { queue: id("default") });
     world.submit(task("paused"));
-    wakes(&mut world, "paused", |world| drop(world.command(Command::UnpauseQueue { queue: id("default") })));
+    wakes(&mut world, "paused", |world| {
+        world.command(Command::UnpauseQueue { queue: id("default") });
+    });
     world.submit(task("refused"));
     world.end("refused", AttemptOutcome::Refused);
     wakes(&mut world, "refused", |world| world.pass(secs(1)));
