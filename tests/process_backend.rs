@@ -23,7 +23,7 @@ fn start_of(order: WorkOrder) -> (Start, StopSender) {
     let (sender, stops) = stops();
     let held = Held {
         id: Id::parse("t1").expect("a name"),
-        token: Token { epoch: 1, turn: 77, index: u32::try_from(std::process::id()).expect("a pid") },
+        token: Token { epoch: 1, turn: 77, index: std::process::id() },
     };
     let (kind, url) = (Kind::Job, Some("http://127.0.0.1:8080".into()));
     (Start { held, kind, attempt: 2, url, order: Arc::new(order), stops }, sender)

@@ -2,6 +2,7 @@
 //! assignment to report, and leaving.
 
 use std::collections::BTreeSet;
+use std::path::Path as FsPath;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +20,10 @@ use longshore::wire::message::*;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+/// Set when this test binary is run again as a process that is a runner: the dispatcher and the directory.
+const INNER_URL: &str = "LONGSHORE_TEST_INNER_URL";
+const INNER_DIRECTORY: &str = "LONGSHORE_TEST_INNER_DIRECTORY";
+
 /// What the dispatcher heard, and what it is to answer.
 #[derive(Default)]
 struct Heard {
@@ -33,6 +38,9 @@ struct Heard {
     /// Answers heartbeats with `register`.
     forgotten: bool,
     lease: Option<Duration>,
+    /// A process, and whether it was there at each registration.
+    watched: Option<String>,
+    was_there: Vec<bool>,
 }
 
 type Shared = Arc<Mutex<Heard>>;
@@ -94,7 +102,7 @@ impl Dispatcher {
         self.with(|heard| heard.reports.iter().map(said).collect())
     }
 
-    fn run(&self, directory: &TempDir, backend: Arc<dyn Backend>) -> Running {
+    fn run(&self, directory: &FsPath, backend: Arc<dyn Backend>) -> Running {
         let offer = Offer {
             kinds: BTreeSet::from([Kind::Job]),
             queues: BTreeSet::new(),
@@ -106,7 +114,7 @@ impl Dispatcher {
             slots: 2_000,
         };
         let id = "r1".parse().expect("a name");
-        let mut config = RunnerConfig::new(id, Arc::new(offer), directory.path().to_owned());
+        let mut config = RunnerConfig::new(id, Arc::new(offer), directory.to_owned());
         config.stop_grace = Duration::from_millis(100);
         let link = Arc::new(HttpLink::new(&self.url).expect("an address"));
         let cancelled = CancellationToken::new();
@@ -137,6 +145,8 @@ async fn register(State(shared): State<Shared>, body: Bytes) -> Response {
     if let Some(answer) = broken(&heard) {
         return answer;
     }
+    let there = heard.watched.as_deref().is_some_and(is_alive);
+    heard.was_there.push(there);
     heard.registrations.push(read_registration(&body, None).expect("well-formed"));
     let registered = Registered {
         table: uuid::Uuid::from_u128(1),
@@ -194,6 +204,11 @@ fn processes() -> Arc<dyn Backend> {
     Arc::new(ProcessBackend::new(Duration::from_secs(1)).expect("a thread can be started"))
 }
 
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
 #[tokio::test]
 async fn the_link_tells_what_may_be_tried_again_from_what_may_not() {
     let dispatcher = Dispatcher::start().await;
@@ -224,7 +239,7 @@ async fn the_link_tells_what_may_be_tried_again_from_what_may_not() {
 #[tokio::test]
 async fn a_task_is_started_once_and_reported_and_the_runner_leaves() {
     let (dispatcher, directory) = (Dispatcher::start().await, TempDir::new().expect("a directory"));
-    let runner = dispatcher.run(&directory, processes());
+    let runner = dispatcher.run(directory.path(), processes());
     dispatcher.assign("t1", "1.5.0", r#"{"command":["sh","-c","echo hello; exit 4"]}"#);
     dispatcher.assign("t1", "1.5.0", r#"{"command":["sh","-c","echo hello; exit 4"]}"#);
     dispatcher.assign("t2", "1.5.1", r#"{"command":["nothing-like-it"]}"#);
@@ -248,7 +263,7 @@ async fn many_short_tasks_flow_in_packs_and_in_order() {
     for number in 0..1_500 {
         dispatcher.assign(&format!("t{number}"), &format!("1.5.{number}"), "{}");
     }
-    let runner = dispatcher.run(&directory, Arc::new(NoopBackend));
+    let runner = dispatcher.run(directory.path(), Arc::new(NoopBackend));
     dispatcher.until("all ended", |heard| heard.reports.len() == 3_000).await;
     let outcomes = dispatcher.outcomes();
     assert!(outcomes.chunks(2).all(|pair| pair[0].1 == "start" && pair[1].1 == "succeeded"));
@@ -259,7 +274,7 @@ async fn many_short_tasks_flow_in_packs_and_in_order() {
 #[tokio::test]
 async fn reports_wait_for_a_dispatcher_that_is_away_and_survive_the_runner() {
     let (dispatcher, directory) = (Dispatcher::start().await, TempDir::new().expect("a directory"));
-    let runner = dispatcher.run(&directory, processes());
+    let runner = dispatcher.run(directory.path(), processes());
     let ready = directory.path().join("ready");
     let script = format!("touch {}; while [ -e {0} ]; do sleep 0.01; done", ready.display());
     dispatcher.assign("t1", "1.5.0", &format!(r#"{{"command":["sh","-c","{script}"]}}"#));
@@ -271,7 +286,7 @@ async fn reports_wait_for_a_dispatcher_that_is_away_and_survive_the_runner() {
     assert_eq!(dispatcher.outcomes().len(), 1);
 
     dispatcher.with(|heard| heard.broken = None);
-    let runner = dispatcher.run(&directory, processes());
+    let runner = dispatcher.run(directory.path(), processes());
     dispatcher.until("it registered again", |heard| heard.registrations.len() == 2).await;
     assert_eq!(dispatcher.outcomes().len(), 2, "said before it registered");
     let again = dispatcher.with(|heard| heard.registrations[1].clone());
@@ -283,7 +298,7 @@ async fn reports_wait_for_a_dispatcher_that_is_away_and_survive_the_runner() {
 #[tokio::test]
 async fn a_forgotten_runner_registers_again_and_one_without_answers_ends_its_work() {
     let (dispatcher, directory) = (Dispatcher::start().await, TempDir::new().expect("a directory"));
-    let runner = dispatcher.run(&directory, processes());
+    let runner = dispatcher.run(directory.path(), processes());
     dispatcher.until("it registered", |heard| heard.registrations.len() == 1).await;
     dispatcher.with(|heard| heard.forgotten = true);
     dispatcher.until("it registered again", |heard| heard.registrations.len() == 2).await;
@@ -300,7 +315,40 @@ async fn a_forgotten_runner_registers_again_and_one_without_answers_ends_its_wor
 async fn a_runner_whose_words_are_refused_for_good_says_so_and_ends() {
     let (dispatcher, directory) = (Dispatcher::start().await, TempDir::new().expect("a directory"));
     dispatcher.with(|heard| heard.broken = Some(StatusCode::BAD_REQUEST));
-    let ended = dispatcher.run(&directory, processes()).run.await.expect("no panic");
+    let ended = dispatcher.run(directory.path(), processes()).run.await.expect("no panic");
     let why = ended.expect_err("it cannot run").to_string();
     assert!(why.starts_with("register runner r1: POST http://") && why.contains("400"), "{why}");
+}
+
+#[tokio::test]
+async fn what_a_runner_that_was_killed_left_behind_is_gone_before_the_next_one_registers() {
+    if let (Ok(url), Some(directory)) = (std::env::var(INNER_URL), std::env::var_os(INNER_DIRECTORY)) {
+        let dispatcher = Dispatcher { heard: Shared::default(), url };
+        let _ = dispatcher.run(FsPath::new(&directory), processes()).run.await;
+        return;
+    }
+    let (dispatcher, directory) = (Dispatcher::start().await, TempDir::new().expect("a directory"));
+    let test = "what_a_runner_that_was_killed_left_behind_is_gone_before_the_next_one_registers";
+    let mut inner = std::process::Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test])
+        .env(INNER_URL, &dispatcher.url)
+        .env(INNER_DIRECTORY, directory.path())
+        .spawn()
+        .expect("this binary starts again");
+    let child = directory.path().join("child");
+    let script = format!("sleep 100 & echo $! > {}; wait", child.display());
+    dispatcher.assign("t1", "1.5.0", &format!(r#"{{"command":["sh","-c","{script}"]}}"#));
+    let pid = || std::fs::read_to_string(&child).ok().filter(|text| text.ends_with('\n'));
+    dispatcher.until("it started", |heard| heard.reports.len() == 1 && pid().is_some()).await;
+    inner.kill().expect("it can be killed");
+    inner.wait().expect("it is gone");
+    let pid = pid().expect("a pid").trim().to_owned();
+    assert!(is_alive(&pid), "the kernel ends the first process of the group only");
+
+    dispatcher.with(|heard| heard.watched = Some(pid.clone()));
+    let runner = dispatcher.run(directory.path(), processes());
+    dispatcher.until("it registered", |heard| heard.registrations.len() == 2).await;
+    assert_eq!(dispatcher.with(|heard| heard.was_there.clone()), [false, false]);
+    assert!(dispatcher.with(|heard| heard.registrations[1].running.is_empty()));
+    runner.leaves().await;
 }
