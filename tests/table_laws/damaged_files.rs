@@ -132,6 +132,33 @@ async fn a_damaged_page_is_found_by_a_check_and_never_loads_as_something_else() 
     assert!(found > 3, "only {found} pages are in use");
 }
 
+/// Opening and loading need not notice every changed byte; a check that finds nothing must be right.
+#[tokio::test]
+async fn a_check_never_calls_a_changed_table_whole() {
+    let (dir, file) = closed_table().await;
+    let whole = fs::read(&file).unwrap();
+    let table = RedbTable::inspect(dir.path()).unwrap();
+    let intact = table.load().await.unwrap();
+    drop(table);
+    let (mut place, mut found) = (12_345_usize, 0);
+    for _ in 0..400 {
+        place = (place * 69_069 + 1) % (1 << 31);
+        let mut bytes = whole.clone();
+        bytes[place % whole.len()] ^= 1 << (place % 7);
+        fs::write(&file, &bytes).unwrap();
+        match RedbTable::check(dir.path()) {
+            Ok(head) => {
+                assert_eq!(head, intact.head, "byte {}", place % whole.len());
+                let load = RedbTable::inspect(dir.path()).unwrap().load().await;
+                assert_eq!(load.expect("whole"), intact, "byte {}", place % whole.len());
+            }
+            Err(TableError::Damaged { .. }) => found += 1,
+            Err(other) => panic!("byte {}: {other}", place % whole.len()),
+        }
+    }
+    assert!(found > 3, "only {found} of the changes were found");
+}
+
 #[tokio::test]
 async fn an_id_that_names_no_table_is_damaged() {
     let (dir, _) = closed_table().await;
