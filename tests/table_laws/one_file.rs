@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use longshore::adapters::RedbTable;
-use longshore::adapters::redb::Limits;
+use longshore::adapters::redb::Bounds;
 use longshore::ports::{Commit, History, HistoryQuery, Table, TableError};
 use tempfile::tempdir;
 
@@ -122,8 +122,8 @@ async fn a_file_put_back_from_an_earlier_day_shows_a_smaller_head() {
 #[tokio::test]
 async fn history_forgets_the_oldest_turns_and_only_those() {
     let dir = tempdir().unwrap();
-    let limits = Limits { history_turns: 150, ..Limits::default() };
-    let table = RedbTable::open_with(dir.path(), limits).unwrap();
+    let bounds = Bounds { history_turns: 150, ..Bounds::default() };
+    let table = RedbTable::open_with(dir.path(), bounds).unwrap();
     story(&table, 500).await;
     let all = table.events(HistoryQuery { id: None, since: Some(0), limit: 1_000 }).await.unwrap();
     let kept: Vec<u64> = (351..=500).filter(|turn| turn % 5 != 0).collect();
@@ -138,8 +138,8 @@ async fn a_smaller_history_is_reached_in_steps_without_a_gap() {
     let table = RedbTable::open(dir.path()).unwrap();
     story(&table, 300).await;
     drop(table);
-    let limits = Limits { history_turns: 10, ..Limits::default() };
-    let table = RedbTable::open_with(dir.path(), limits).unwrap();
+    let bounds = Bounds { history_turns: 10, ..Bounds::default() };
+    let table = RedbTable::open_with(dir.path(), bounds).unwrap();
     let mut leader = Leader::number(2);
     for number in 301..=400 {
         assert_eq!(table.commit(&leader.turn(number, vec![], vec![about("t")])).await, Commit::Done);
