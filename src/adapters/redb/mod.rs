@@ -134,8 +134,13 @@ impl Shared {
     {
         let shared = self.clone();
         let done = spawn_blocking(move || guarded(|| job(&shared.database()?.begin_read()?))).await;
-        let stopped = |_| Failure::Contradiction("the program is stopping".to_owned());
-        done.map_err(stopped).flatten().map_err(|why| self.place.error(why))
+        match done {
+            Ok(read) => read.map_err(|why| self.place.error(why)),
+            Err(stopped) => Err(TableError::Unreadable {
+                what: self.place.file.display().to_string(),
+                why: format!("the program is stopping ({stopped})"),
+            }),
+        }
     }
 
     /// The open file; opens it again after a failure.
