@@ -86,7 +86,8 @@ impl Shelves {
 
     /// The tasks of a shelf with a place below `before`, the newest first.
     pub fn newest(&self, shelf: Shelf, before: Option<u64>) -> impl Iterator<Item = (u64, &TaskId)> {
-        let end = before.map_or(Bound::Included((shelf, u64::MAX)), |before| Bound::Excluded((shelf, before)));
+        let end =
+            before.map_or(Bound::Included((shelf, u64::MAX)), |before| Bound::Excluded((shelf, before)));
         self.places.range((Bound::Included((shelf, 0)), end)).rev().map(|((_, place), id)| (*place, id))
     }
 

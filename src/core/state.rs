@@ -509,6 +509,11 @@ impl State {
         self.queues.values()
     }
 
+    /// What an operator said of one queue.
+    pub fn queue(&self, id: &QueueId) -> Option<&Queue> {
+        self.queues.get(id)
+    }
+
     /// Whether nothing on the queue is placed.
     pub fn is_paused(&self, queue: &QueueId) -> bool {
         self.queues.get(queue).is_some_and(|queue| queue.paused)
