@@ -1,8 +1,10 @@
 //! Longshore: a dispatcher for container jobs and builds. `ARCHITECTURE.md` is the map.
 
 pub mod adapters;
+pub mod cli;
 pub mod config;
 pub mod core;
+pub mod http;
 pub mod model;
 pub mod ports;
 pub mod runner;

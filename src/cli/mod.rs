@@ -1,0 +1,3 @@
+//! The composition root: the one place that sees every layer.
+
+pub mod embedded;
