@@ -66,7 +66,8 @@ fn layers_know_only_what_is_below_them() {
 
 #[test]
 fn the_core_reads_no_clock_draws_no_lots_and_does_no_io() {
-    const FORBIDDEN: &[&str] = &["std::fs", "std::net", "std::time::Instant", "SystemTime", "tokio", "tracing::", "rand"];
+    const FORBIDDEN: &[&str] =
+        &["std::fs", "std::net", "std::time::Instant", "SystemTime", "tokio", "tracing::", "rand"];
     let mut wrong = Vec::new();
     for layer in ["core", "model"] {
         for path in sources(&root().join("src").join(layer)) {
@@ -107,7 +108,8 @@ fn every_module_says_what_it_is_for() {
 
 #[test]
 fn the_words_of_the_glossary_are_used_and_others_are_not() {
-    const NOT_SAID: &[&str] = &["zombie", "executor", "fn helper", "mod util", "mod utils", "mod helper", "Manager"];
+    const NOT_SAID: &[&str] =
+        &["zombie", "executor", "fn helper", "mod util", "mod utils", "mod helper", "Manager"];
     let mut wrong = Vec::new();
     for path in sources(&root().join("src")) {
         let text = fs::read_to_string(&path).expect("a source");

@@ -9,6 +9,7 @@ mod behaviour {
     mod leases;
     mod lifecycle;
     mod placement;
+    mod transcripts;
     mod verdicts;
     mod wakeups;
     pub mod world;
