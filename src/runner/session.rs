@@ -24,7 +24,7 @@ use crate::model::{
 };
 
 use spent::Spent;
-pub use words::{Input, Output, Restored, SessionConfig};
+pub use words::{Input, Output, Restored, Safeguards, SessionConfig};
 
 /// The state of one runner's session.
 #[derive(Debug, Clone)]
