@@ -34,8 +34,21 @@ fn every_seed_ends_well() {
         None => (number("LONGSHORE_FROM").unwrap_or(0), number("LONGSHORE_SEEDS").unwrap_or(50)),
     };
     let mut sum = Statistics::default();
+    let mut broken: Vec<(u64, String)> = Vec::new();
     for seed in first..first + count {
-        sum += passes(seed, Options::drawn(seed));
+        let verdict = run(seed, Options::drawn(seed));
+        sum += verdict.statistics;
+        let law = verdict.violations.first();
+        broken.extend(law.map(|law| (seed, format!("{} at {} ms: {}", law.law, law.at, law.what))));
+    }
+    if let Some((seed, _)) = broken.first() {
+        let all: Vec<String> = broken.iter().map(|(seed, law)| format!("seed {seed}: {law}")).collect();
+        panic!(
+            "{}\n\n{} seeds broke a law:\n{}",
+            tell(*seed, Options::drawn(*seed)),
+            broken.len(),
+            all.join("\n")
+        );
     }
     println!("{count} seeds: {sum:#?}");
 }

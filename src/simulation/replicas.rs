@@ -16,7 +16,7 @@ use super::world::World;
 use crate::adapters::faulty::Fault;
 use crate::core::input::{Answer, Arrived, Input, Submitted, Ticket};
 use crate::core::{Effect, State};
-use crate::model::{Delivery, RunnerId, Time, TurnRecord};
+use crate::model::{Delivery, Fact, RunnerId, Time, TurnRecord};
 use crate::ports::{Clock, Commit};
 use crate::runner::session::Input as Word;
 use crate::runtime::LogTime;
@@ -338,7 +338,25 @@ impl World {
     fn read_the_log(&mut self) {
         for turn in self.table.turns_after(self.checkers.turn()).expect("nothing is compacted") {
             self.statistics.committed += 1;
+            self.tell_facts(&turn);
             self.checkers.committed(self.now, &turn);
+        }
+    }
+
+    fn tell_facts(&mut self, turn: &TurnRecord) {
+        for fact in &turn.facts {
+            self.tell(|| match fact {
+                Fact::Task(task) => format!(
+                    "turn {}: {} is {} {:?} {} {}",
+                    turn.number,
+                    task.id,
+                    task.state.as_str(),
+                    task.outcome,
+                    task.runner.as_ref().map_or("", |runner| runner.as_str()),
+                    task.reason.as_deref().unwrap_or_default()
+                ),
+                other => format!("turn {}: {other:?}", turn.number),
+            });
         }
     }
 

@@ -89,7 +89,7 @@ impl World {
             return;
         }
         runner.incarnation += 1;
-        let incarnation: Arc<str> = format!("{id}-{}", runner.incarnation).into();
+        let incarnation: Arc<str> = format!("{id}-{:04}", runner.incarnation).into();
         let mut config = SessionConfig::new(id.clone(), incarnation, runner.offer.clone());
         config.cost = runner.cost;
         config.stop_grace = Duration::from_secs(3);
