@@ -9,5 +9,6 @@ pub mod model;
 pub mod ports;
 pub mod runner;
 pub mod runtime;
+pub mod simulation;
 pub mod telemetry;
 pub mod wire;

@@ -8,7 +8,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("core", &["model"]),
     ("ports", &["model"]),
-    ("wire", &["model", "core"]),
+    ("wire", &["model", "core", "ports"]),
     ("adapters", &["model", "ports", "wire"]),
     ("runtime", &["model", "core", "ports"]),
     ("runner", &["model", "ports", "wire"]),

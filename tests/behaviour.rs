@@ -12,5 +12,6 @@ mod behaviour {
     mod transcripts;
     mod verdicts;
     mod wakeups;
+    mod words;
     pub mod world;
 }

@@ -17,7 +17,8 @@ use crate::model::{Fact, Kind, NewTask, Outcome, Row, Task, TaskState};
 
 /// Decides about one submission. `sequence` is its place in the inbox.
 pub(super) fn submit(draft: &mut Draft, new: &NewTask, sequence: u64) -> Submitted {
-    if let Some(known) = draft.task(&new.id) {
+    let tombstones = draft.state.settings.guards.tombstones;
+    if let Some(known) = draft.task(&new.id).filter(|known| tombstones || !known.is_ended()) {
         return repeated(draft, new, &known);
     }
     if let Some(reason) = no_room(draft, new) {

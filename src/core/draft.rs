@@ -141,7 +141,11 @@ impl<'a> Draft<'a> {
         self.put(Row::Runner(Arc::new(runner)));
     }
 
+    /// Puts what holds for the whole pool; a pool of which there is nothing to say has no row.
     pub fn put_pool(&mut self, pool: Pool) {
+        if pool == (Pool { frozen: None, unsafe_since: None }) {
+            return self.delete(Key::Pool);
+        }
         self.put(Row::Pool(pool));
     }
 

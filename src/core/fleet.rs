@@ -3,7 +3,7 @@
 //! Law: derived from the rows of runners and tasks alone, through `State::put`. A runner's usage is the sum of
 //! its assigned and running tasks, so no doubled or lost end can leak or inflate capacity.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::fit::{self, Misfit, Usage};
 use super::settings::Strategy;
-use crate::model::{Offer, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
+use crate::model::{Kind, Offer, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
 
 /// What a runner has free, as the order in which `pack` takes runners: the fullest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,10 +68,20 @@ pub struct Profile {
     draining: BTreeSet<(Room, RunnerId)>,
 }
 
+/// What tasks take of one runner.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Holding {
+    held: Usage,
+    held_by_builds: Usage,
+    tasks: BTreeSet<TaskId>,
+}
+
 /// All runners.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     seats: FxHashMap<RunnerId, Seat>,
+    /// What is held of runners whose row is not there: rows come in any order.
+    seatless: BTreeMap<RunnerId, Holding>,
     ids: BTreeSet<RunnerId>,
     profiles: Vec<Profile>,
     numbers: FxHashMap<(u64, Arc<Offer>), usize>,
@@ -80,9 +90,9 @@ pub struct Fleet {
 impl Fleet {
     /// Puts a runner in, or replaces its row and keeps what it holds.
     pub fn put(&mut self, runner: Arc<Runner>) {
-        let (held, held_by_builds, tasks) = match self.take_out(&runner.id) {
-            Some(seat) => (seat.held, seat.held_by_builds, seat.tasks),
-            None => Default::default(),
+        let Holding { held, held_by_builds, tasks } = match self.take_out(&runner.id) {
+            Some(Seat { held, held_by_builds, tasks, .. }) => Holding { held, held_by_builds, tasks },
+            None => self.seatless.remove(&runner.id).unwrap_or_default(),
         };
         let profile = self.profile_of(&runner);
         self.ids.insert(runner.id.clone());
@@ -93,29 +103,33 @@ impl Fleet {
 
     /// Takes a runner out.
     pub fn remove(&mut self, id: &RunnerId) {
-        self.take_out(id);
+        if let Some(Seat { held, held_by_builds, tasks, .. }) = self.take_out(id)
+            && !tasks.is_empty()
+        {
+            self.seatless.insert(id.clone(), Holding { held, held_by_builds, tasks });
+        }
         self.ids.remove(id);
     }
 
     /// Counts a task of `shape` as held by `runner`.
     pub fn hold(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
-        self.change(runner, |seat| {
-            seat.held.add(shape);
-            if shape.kind == crate::model::Kind::Build {
-                seat.held_by_builds.add(shape);
+        self.change(runner, |held, held_by_builds, tasks| {
+            held.add(shape);
+            if shape.kind == Kind::Build {
+                held_by_builds.add(shape);
             }
-            seat.tasks.insert(task.clone());
+            tasks.insert(task.clone());
         });
     }
 
     /// Counts a task of `shape` as held by `runner` no longer.
     pub fn free(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
-        self.change(runner, |seat| {
-            seat.held.subtract(shape);
-            if shape.kind == crate::model::Kind::Build {
-                seat.held_by_builds.subtract(shape);
+        self.change(runner, |held, held_by_builds, tasks| {
+            held.subtract(shape);
+            if shape.kind == Kind::Build {
+                held_by_builds.subtract(shape);
             }
-            seat.tasks.remove(task);
+            tasks.remove(task);
         });
     }
 
@@ -284,10 +298,21 @@ impl Fleet {
         Some(seat)
     }
 
-    fn change(&mut self, runner: &RunnerId, change: impl FnOnce(&mut Seat)) {
-        let Some(mut seat) = self.seats.remove(runner) else { return };
+    fn change(
+        &mut self,
+        runner: &RunnerId,
+        change: impl FnOnce(&mut Usage, &mut Usage, &mut BTreeSet<TaskId>),
+    ) {
+        let Some(mut seat) = self.seats.remove(runner) else {
+            let holding = self.seatless.entry(runner.clone()).or_default();
+            change(&mut holding.held, &mut holding.held_by_builds, &mut holding.tasks);
+            if holding.tasks.is_empty() {
+                self.seatless.remove(runner);
+            }
+            return;
+        };
         self.leave(&seat);
-        change(&mut seat);
+        change(&mut seat.held, &mut seat.held_by_builds, &mut seat.tasks);
         self.enter(&seat);
         self.seats.insert(seat.runner.id.clone(), seat);
     }
@@ -329,6 +354,9 @@ impl PartialEq for Fleet {
                     && seat.tasks == theirs.tasks
             })
         };
-        self.seats.len() == other.seats.len() && self.ids == other.ids && self.seats.iter().all(same)
+        self.seats.len() == other.seats.len()
+            && self.ids == other.ids
+            && self.seatless == other.seatless
+            && self.seats.iter().all(same)
     }
 }

@@ -5,8 +5,24 @@
 
 use std::collections::BTreeSet;
 
+use super::draft::{Draft, TurnBudget};
+use super::planner;
 use super::state::State;
+use super::wake::Wake;
 use crate::model::{Head, Key, Kind, TaskState};
+
+/// How many tasks planning again at once would place: what no wake-up named. 0 after every turn that left
+/// nothing for the next.
+pub fn missed(state: &State) -> u64 {
+    if state.pool().frozen.is_some() {
+        return 0;
+    }
+    let mut again = state.clone();
+    again.wakes.everything(Wake::Everything);
+    let now = again.now();
+    let budget = TurnBudget { rows: usize::MAX, bytes: usize::MAX };
+    planner::plan(&mut Draft::new(&mut again, now, budget))
+}
 
 /// Every rule that does not hold, in words. Empty means the state is sound.
 pub fn check(state: &State) -> Vec<String> {

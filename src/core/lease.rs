@@ -197,6 +197,7 @@ fn say_goodbye(draft: &mut Draft, runner: &RunnerId) {
     let Some(row) = draft.runner(runner) else { return };
     draft.state.watch.disarm(runner);
     draft.state.watch.unheard.remove(runner);
+    draft.state.watch.newest_beats.remove(runner);
     draft.fact(Fact::RunnerLeft { runner: runner.clone() });
     if matches!(row.standing, Standing::Held { .. }) {
         let mut away = Runner::clone(&row);

@@ -21,6 +21,9 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         return Answer::RegistrationRefused { reason };
     }
     let known = draft.runner(&new.runner);
+    if let Some(row) = known.as_ref().filter(|row| row.lost.is_none() && new.incarnation < row.incarnation) {
+        return Answer::RegistrationRefused { reason: superseded(new, row) };
+    }
     let again = known.as_ref().is_some_and(|row| row.incarnation == new.incarnation);
     let restarted = known.is_some() && !again;
     if let Some(row) = known.as_ref().filter(|row| row.offer != new.offer) {
@@ -88,6 +91,17 @@ fn foreign_table(draft: &mut Draft, new: &Registration) -> Option<Arc<str>> {
     draft.put_pool(pool);
     draft.fact(Fact::Frozen { reason: reason.clone() });
     Some(reason)
+}
+
+/// A registration that a process sent before it ended may come after its successor's. To believe it would be to
+/// take the successor's work, which the dead one cannot vouch for.
+fn superseded(new: &Registration, row: &Runner) -> Arc<str> {
+    format!(
+        "incarnation {} of runner {} is older than {}, which holds a lease: an incarnation id must be greater than \
+         those before it, as a UUID of version 7 is; a smaller one is taken once that lease is over",
+        new.incarnation, new.runner, row.incarnation
+    )
+    .into()
 }
 
 fn same_but_time(old: &Runner, new: &Runner) -> bool {
@@ -205,7 +219,9 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
             stop.push(StopOrder { id: held.id.clone(), token: held.token, reason });
         }
     }
-    note_omissions(draft, beat, &listed);
+    if draft.state.watch.is_news(beat) {
+        note_omissions(draft, beat, &listed);
+    }
     stop.extend(stop_orders(draft.state, &beat.runner));
     Answer::Heartbeat(HeartbeatAnswer { number: beat.number, stop, register: false })
 }
@@ -227,13 +243,17 @@ fn confirm(draft: &mut Draft, beat: &Heartbeat, held: &Held) -> bool {
     true
 }
 
-/// Counts the heartbeats that leave out a task the runner, or its predecessor, had.
+/// Counts the heartbeats that leave out a task the runner, or its predecessor, had. One that was sent before the
+/// runner had the task may come long after; none is that late whose answer could still lengthen the lease.
 fn note_omissions(draft: &mut Draft, beat: &Heartbeat, listed: &BTreeSet<TaskId>) {
+    let lease = draft.state.settings.lease;
     let omitted: Vec<TaskId> = tasks_of(draft, &beat.runner)
         .into_iter()
         .filter(|task| !listed.contains(&task.id))
         .filter(|task| {
-            task.assignment().is_some_and(|held| held.confirmed || held.incarnation != beat.incarnation)
+            let held = task.assignment().expect("a runner holds what is assigned to it");
+            let settled = held.assigned + lease <= draft.now;
+            settled && (held.confirmed || held.incarnation != beat.incarnation)
         })
         .map(|task| task.id.clone())
         .collect();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::LineKey;
-use crate::model::{RunnerId, TaskId, Time};
+use crate::model::{Heartbeat, RunnerId, TaskId, Time};
 
 /// Why something is to be taken from a runner once its reports were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +72,8 @@ pub struct Watch {
     pub(super) unheard: BTreeSet<RunnerId>,
     pub(super) leases: BTreeMap<RunnerId, Time>,
     pub(super) lease_ends: BTreeSet<(Time, RunnerId)>,
+    /// The newest heartbeat of each runner: its incarnation and number.
+    pub(super) newest_beats: BTreeMap<RunnerId, (Arc<str>, u64)>,
     pub(super) suspicions: BTreeMap<RunnerId, Suspicion>,
     pub(super) omissions: BTreeMap<(RunnerId, TaskId), Omission>,
     pub(super) marks: u64,
@@ -106,6 +108,16 @@ impl Watch {
         if let Some(until) = self.leases.remove(runner) {
             self.lease_ends.remove(&(until, runner.clone()));
         }
+    }
+
+    /// Whether no heartbeat as new as this one was seen before: what is doubled or late says nothing new.
+    pub(super) fn is_news(&mut self, beat: &Heartbeat) -> bool {
+        let newest = self.newest_beats.entry(beat.runner.clone()).or_default();
+        if newest.0 == beat.incarnation && newest.1 >= beat.number {
+            return false;
+        }
+        *newest = (beat.incarnation.clone(), beat.number);
+        true
     }
 
     pub(super) fn next_mark(&mut self) -> u64 {

@@ -27,6 +27,7 @@ pub struct LastSeen {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
     pub runner: RunnerId,
+    /// Greater than that of every earlier start, compared as text: a UUID of version 7, or a padded count.
     pub incarnation: Arc<str>,
     pub offer: Arc<Offer>,
     pub cost: f64,

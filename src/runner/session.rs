@@ -24,7 +24,7 @@ use crate::model::{
 };
 
 use spent::Spent;
-pub use words::{Input, Output, Restored, SessionConfig};
+pub use words::{Input, Output, Restored, Safeguards, SessionConfig};
 
 /// With so many reports on their way a runner asks for no more work: each heartbeat lists what they are about.
 const MOST_UNSAID: usize = 40_000;

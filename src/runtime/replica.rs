@@ -49,7 +49,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A follower of what `load` yielded. `id` is drawn for each start of a process.
+    /// A follower of what `load` yielded. `id` is drawn for each replica made, also by a process that was deposed
+    /// and follows again: its turns are counted from the beginning.
     pub fn new(id: Uuid, settings: Arc<Settings>, load: Load) -> Self {
         Self {
             id,
@@ -101,6 +102,11 @@ impl Replica {
         self.flight.is_some()
     }
 
+    /// Whether the turn on its way left nothing for a next one.
+    pub fn is_done_for_now(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| !flight.more)
+    }
+
     /// The record on its way.
     pub fn on_its_way(&self) -> Option<Arc<TurnRecord>> {
         self.flight.as_ref().map(|flight| flight.record.clone())
@@ -117,6 +123,11 @@ impl Replica {
             return None;
         }
         Some(self.take_turn(now, budget, false))
+    }
+
+    /// Decides a turn though nothing may be due: a leader that writes nothing is soon taken for gone.
+    pub fn pulse(&mut self, now: Time, budget: Budget) -> Option<Arc<TurnRecord>> {
+        (self.leading && self.flight.is_none()).then(|| self.take_turn(now, budget, false))
     }
 
     /// Decides the last turn of this leadership: whoever follows may take over at once.

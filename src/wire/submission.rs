@@ -15,6 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::fields::{Fields, Required, json};
+use super::registration::write_resources;
 use super::{Malformed, message};
 use crate::core::settings::Settings;
 use crate::model::time::{format_span, parse_span};
@@ -143,7 +144,10 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
     let priority = fields.whole("priority", -1000, 1000)?.unwrap_or(0);
     let limits = read_limits(&fields, settings)?;
     check_unplaced(&fields)?;
-    let body = canonical(value, kind, &shape.queue, &tenant)?;
+    let mut task = canonical(value, kind, &shape.queue, &tenant)?;
+    let content = Uuid::new_v5(&CONTENT, text_of(&task).as_bytes());
+    fill_in_amounts(&mut task, &shape.resources);
+    let body = text_of(&task);
     Ok(Arc::new(NewTask {
         id,
         shape: Arc::new(shape),
@@ -152,7 +156,7 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
         build,
         jobs,
         limits: Arc::new(limits),
-        content: Uuid::new_v5(&CONTENT, body.as_bytes()),
+        content,
         body: body.into(),
     }))
 }
@@ -333,7 +337,12 @@ fn check_unplaced(fields: &Fields<'_>) -> Result<(), Malformed> {
 }
 
 /// The task as compact JSON with sorted keys, without nulls, and with its kind, queue and tenant made explicit.
-fn canonical(value: Value, kind: Kind, queue: &QueueId, tenant: &Id) -> Result<String, Malformed> {
+fn canonical(
+    value: Value,
+    kind: Kind,
+    queue: &QueueId,
+    tenant: &Id,
+) -> Result<serde_json::Map<String, Value>, Malformed> {
     let Value::Object(mut task) = value else {
         return Err(Malformed::payload("is not a JSON object"));
     };
@@ -354,7 +363,17 @@ fn canonical(value: Value, kind: Kind, queue: &QueueId, tenant: &Id) -> Result<S
         let why = format!("has {} bytes as JSON; at most {MOST_TASK} are allowed", body.len());
         return Err(Malformed::payload(why));
     }
-    Ok(body)
+    Ok(task)
+}
+
+/// Names the amounts that come from the defaults, so that the runner counts what the dispatcher counts. They
+/// are no part of the content: a change of the defaults makes no conflict of a repeated submission.
+fn fill_in_amounts(task: &mut serde_json::Map<String, Value>, resources: &Resources) {
+    let named = task.entry("resources").or_insert_with(|| Value::Object(Default::default()));
+    let Value::Object(named) = named else { return };
+    for (name, amount) in write_resources(resources) {
+        named.entry(&*name).or_insert(amount);
+    }
 }
 
 fn text_of(value: &impl serde::Serialize) -> String {

@@ -1,8 +1,8 @@
 //! No task under two owners: leases, restarts, asking back, reading reports first.
 
 use longshore::core::Settings;
-use longshore::core::input::Input;
-use longshore::model::{AttemptOutcome, Fact, RunnerState};
+use longshore::core::input::{Answer, Input};
+use longshore::model::{AttemptOutcome, Fact, Heartbeat, RunnerState};
 
 use super::world::*;
 
@@ -121,10 +121,38 @@ fn two_heartbeats_that_leave_a_started_task_out_mean_it_is_lost() {
     world.submit(task("t"));
     world.start("t");
     world.beat("r1", &[]);
+    world.beat("r1", &[]);
+    assert_eq!(world.where_is("t"), "r1", "these may have been sent before it had the task");
+    world.pass_alive(secs(16), &[]);
+    world.beat("r1", &[]);
     assert_eq!(world.where_is("t"), "r1");
     world.beat("r1", &[]);
     assert_eq!(world.row("t").spent, 1);
     assert_eq!(world.row("t").attempt, 2);
+}
+
+#[test]
+fn a_heartbeat_that_comes_twice_counts_once() {
+    let mut world = World::with_runners([runner("r1").cpu(1)]);
+    world.submit(task("t"));
+    world.start("t");
+    world.pass_alive(secs(16), &[]);
+    let incarnation = world.state.runner(&id("r1")).expect("a runner").incarnation.clone();
+    let beat = Heartbeat { runner: id("r1"), incarnation, number: u64::MAX, running: Vec::new() };
+    for _ in 0..3 {
+        world.tell(Input::Heartbeat(beat.clone()));
+    }
+    assert_eq!(world.where_is("t"), "r1");
+}
+
+#[test]
+fn a_registration_that_comes_after_its_successors_is_refused() {
+    let mut world = World::with_runners([runner("r1").incarnation("0002")]);
+    world.submit(task("t"));
+    world.start("t");
+    let answer = world.tell(Input::Register(runner("r1").incarnation("0001").0));
+    assert!(matches!(answer, Answer::RegistrationRefused { .. }), "{answer:?}");
+    assert_eq!(world.where_is("t"), "r1");
 }
 
 #[test]
@@ -176,6 +204,7 @@ fn a_leader_that_took_over_finds_out_what_a_restarted_runner_no_longer_has() {
     world.push(Input::Register(runner("r1").incarnation("second").0));
     world.turn();
     world.take_over();
+    world.pass_alive(secs(16), &["r1"]);
     world.beat("r1", &[]);
     world.beat("r1", &[]);
     assert_eq!(world.row("t").spent, 1);
@@ -225,7 +254,7 @@ fn a_new_and_empty_table_that_hears_of_another_freezes_instead_of_starting_over(
     let table = uuid::Uuid::from_u128(99);
     stranger.0.last_seen = Some(longshore::model::LastSeen { table, turn: 17 });
     let answer = world.tell(Input::Register(stranger.0.clone()));
-    let longshore::core::input::Answer::RegistrationRefused { reason } = answer else { panic!("{answer:?}") };
+    let Answer::RegistrationRefused { reason } = answer else { panic!("{answer:?}") };
     assert!(reason.contains("table"), "{reason}");
     assert!(world.state.pool().frozen.is_some());
     world.command(longshore::core::input::Command::Unfreeze);

@@ -32,7 +32,8 @@ impl Session {
         if self.lease.is_none() || self.attempts.contains_key(&held) || self.unsaid_ends.contains_key(&held) {
             return;
         }
-        match self.spent.over(held.token) {
+        let over = self.spent.over(held.token).filter(|_| self.config.safeguards.spent_tokens);
+        match over {
             Some(Over::Ended) => return,
             Some(Over::GivenBack) => {
                 return self.give_back(&held, AttemptOutcome::Refused, "its token was given back before");

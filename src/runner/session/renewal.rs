@@ -23,7 +23,7 @@ impl Session {
 
     pub(super) fn lapse_if_due(&mut self) {
         let due = self.lease.as_ref().is_some_and(|lease| self.now >= self.lapse_at(lease));
-        if due {
+        if due && self.config.safeguards.lease_ends_work {
             self.lapse("the lease of its runner ended");
         }
     }

@@ -31,6 +31,24 @@ pub struct SessionConfig {
     pub answer_within: Duration,
     /// How many ended or asked-back tokens are remembered one by one; older ones are refused by their turn.
     pub tokens_remembered: usize,
+    #[doc(hidden)]
+    pub safeguards: Safeguards,
+}
+
+/// The safety rules of a session, each of which a knock-out test switches off to see a checker fail.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Safeguards {
+    /// Work ends with its runner's lease.
+    pub lease_ends_work: bool,
+    /// A token that is over is refused.
+    pub spent_tokens: bool,
+}
+
+impl Default for Safeguards {
+    fn default() -> Self {
+        Self { lease_ends_work: true, spent_tokens: true }
+    }
 }
 
 impl SessionConfig {
@@ -48,6 +66,7 @@ impl SessionConfig {
             min_retry: Duration::from_secs(1),
             answer_within: Duration::from_secs(5),
             tokens_remembered: 100_000,
+            safeguards: Safeguards::default(),
         }
     }
 }

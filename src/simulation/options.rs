@@ -1,0 +1,204 @@
+//! What a simulated world is made of: its size, its settings, and what goes wrong in it.
+
+use std::time::Duration;
+
+use super::random::Random;
+use crate::core::Settings;
+use crate::core::settings::{Order, Strategy};
+use crate::ports::Budget;
+use crate::runner::session::Safeguards;
+
+/// A world before it begins.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub replicas: usize,
+    pub runners: usize,
+    /// The slots of each runner, if they are not to be drawn.
+    pub slots: Option<u32>,
+    pub jobs: usize,
+    pub builds: usize,
+    /// The most jobs a build submits.
+    pub jobs_of_build: u64,
+    /// Producers submit within this span, in milliseconds.
+    pub submit_within: u64,
+    /// All builds are submitted before anything else.
+    pub builds_first: bool,
+    /// The longest ordinary work, in milliseconds.
+    pub longest_work: u64,
+    /// How long things go wrong, in milliseconds.
+    pub faulty_for: u64,
+    /// By when, after things have ceased to go wrong, everything must have ended, in milliseconds.
+    pub drained_within: u64,
+    /// Reports and submissions are acknowledged when they are stored in the inbox, not when they are committed.
+    pub told_when_stored: bool,
+    pub settings: Settings,
+    pub safeguards: Safeguards,
+    pub budget: Budget,
+    pub faults: Faults,
+    /// How many of the last events a failing run tells.
+    pub transcript: usize,
+}
+
+/// What goes wrong, and how often: of 1,000 chances, or as a mean span in milliseconds (0: never).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults {
+    pub message_lost: u64,
+    pub message_doubled: u64,
+    pub message_late: u64,
+    /// How late a late message is at most, in milliseconds.
+    pub latest: u64,
+    pub commit: u64,
+    /// Mean span between spells in which the table refuses everything.
+    pub refusing_every: u64,
+    /// The process ends between two steps around a turn.
+    pub crash_at_step: u64,
+    /// The process stands still between two steps around a turn.
+    pub pause_at_step: u64,
+    /// Mean span between ends of some dispatcher process.
+    pub replica_down_every: u64,
+    pub runner_crash_every: u64,
+    pub runner_cut_every: u64,
+    pub runner_freeze_every: u64,
+    pub runner_leave_every: u64,
+    pub operator_every: u64,
+    pub start_failed: u64,
+    pub refused: u64,
+    pub work_failed: u64,
+    /// How far clocks are off, of 1,000.
+    pub drift: u64,
+}
+
+impl Faults {
+    /// Nothing goes wrong.
+    pub fn none() -> Self {
+        Self {
+            message_lost: 0,
+            message_doubled: 0,
+            message_late: 0,
+            latest: 0,
+            commit: 0,
+            refusing_every: 0,
+            crash_at_step: 0,
+            pause_at_step: 0,
+            replica_down_every: 0,
+            runner_crash_every: 0,
+            runner_cut_every: 0,
+            runner_freeze_every: 0,
+            runner_leave_every: 0,
+            operator_every: 0,
+            start_failed: 0,
+            refused: 0,
+            work_failed: 0,
+            drift: 0,
+        }
+    }
+
+    fn drawn(random: &mut Random) -> Self {
+        Self {
+            message_lost: *random.pick(&[0, 20, 100, 250]),
+            message_doubled: *random.pick(&[0, 50, 200]),
+            message_late: *random.pick(&[0, 20, 150]),
+            latest: *random.pick(&[2_000, 20_000, 40_000]),
+            commit: *random.pick(&[0, 20, 150]),
+            refusing_every: *random.pick(&[0, 40_000]),
+            crash_at_step: *random.pick(&[0, 1, 4]),
+            pause_at_step: *random.pick(&[0, 1, 4]),
+            replica_down_every: *random.pick(&[0, 30_000, 90_000]),
+            runner_crash_every: *random.pick(&[0, 15_000, 60_000]),
+            runner_cut_every: *random.pick(&[0, 10_000, 30_000]),
+            runner_freeze_every: *random.pick(&[0, 30_000, 60_000]),
+            runner_leave_every: *random.pick(&[0, 30_000, 60_000]),
+            operator_every: *random.pick(&[0, 10_000, 30_000]),
+            start_failed: *random.pick(&[0, 100, 100]),
+            refused: *random.pick(&[0, 0, 30]),
+            work_failed: *random.pick(&[0, 80]),
+            drift: *random.pick(&[0, 50, 100]),
+        }
+    }
+}
+
+impl Options {
+    /// The world of `seed`.
+    pub fn drawn(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x0077_6f72_6c64);
+        let random = &mut random;
+        let settings = Settings {
+            order: *random.pick(&[Order::Priority, Order::Priority, Order::Fifo]),
+            strategy: *random.pick(&[Strategy::Pack, Strategy::Spread]),
+            assignment_deadline: Duration::from_secs(*random.pick(&[6, 12, 30])),
+            unsafe_grace: Duration::from_secs(*random.pick(&[20, 60])),
+            retry_backoff_max: Duration::from_secs(10),
+            settle: Duration::from_secs(*random.pick(&[10, 30])),
+            window: *random.pick(&[12, 100_000, 100_000]),
+            keep_ended_body: *random.pick(&[0, 2048]),
+            ..Settings::default()
+        };
+        Self {
+            replicas: *random.pick(&[1, 1, 2, 3]),
+            runners: *random.pick(&[1, 2, 3, 5]),
+            slots: None,
+            jobs: usize::try_from(random.between(5, 45)).expect("a small number"),
+            builds: *random.pick(&[0, 2, 4, 8]),
+            jobs_of_build: *random.pick(&[1, 3]),
+            submit_within: random.between(2_000, 70_000),
+            builds_first: random.chance(300),
+            longest_work: *random.pick(&[2_000, 8_000, 30_000]),
+            faulty_for: random.between(40_000, 120_000),
+            drained_within: 1_200_000,
+            told_when_stored: random.chance(500),
+            settings,
+            safeguards: Safeguards::default(),
+            budget: Budget { rows: *random.pick(&[40, 400, 4_000]), bytes: usize::MAX },
+            faults: Faults::drawn(random),
+            transcript: 0,
+        }
+    }
+
+    /// 200 tasks on runners that fail to start one in ten, die, hang or vanish, and one hiccup of the table.
+    pub fn runners_of_all_sorts_of_trouble() -> Self {
+        Self {
+            replicas: 1,
+            runners: 6,
+            jobs: 200,
+            builds: 0,
+            submit_within: 10_000,
+            longest_work: 4_000,
+            faulty_for: 60_000,
+            faults: Faults {
+                start_failed: 100,
+                runner_crash_every: 20_000,
+                runner_cut_every: 20_000,
+                runner_freeze_every: 30_000,
+                refusing_every: 30_000,
+                ..Faults::none()
+            },
+            ..Self::drawn(32)
+        }
+        .plain()
+    }
+
+    /// Four slots, and four builds submitted first that each wait for one job.
+    pub fn builds_that_fill_the_slots() -> Self {
+        Self {
+            replicas: 1,
+            runners: 1,
+            slots: Some(4),
+            jobs: 0,
+            builds: 4,
+            jobs_of_build: 1,
+            submit_within: 100,
+            builds_first: true,
+            longest_work: 2_000,
+            faulty_for: 1_000,
+            drained_within: 120_000,
+            faults: Faults::none(),
+            ..Self::drawn(33)
+        }
+        .plain()
+    }
+
+    /// With the default settings.
+    fn plain(self) -> Self {
+        Self { settings: Settings::default(), budget: crate::adapters::memory::BUDGET, ..self }
+    }
+}
