@@ -4,5 +4,21 @@
 #[path = "http_api/support.rs"]
 mod support;
 
+#[path = "http_api/bad_input.rs"]
+mod bad_input;
+#[path = "http_api/events.rs"]
+mod events;
+#[path = "http_api/fleet.rs"]
+mod fleet;
+#[path = "http_api/listing.rs"]
+mod listing;
+#[path = "http_api/operating.rs"]
+mod operating;
+#[path = "http_api/repeats.rs"]
+mod repeats;
+#[path = "http_api/tasks.rs"]
+mod tasks;
+#[path = "http_api/trouble.rs"]
+mod trouble;
 #[path = "http_api/walk.rs"]
 mod walk;

@@ -209,3 +209,19 @@ fn add(delivery: &mut Delivery, bytes: &mut usize, state: &State, task: &Task) -
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Settings;
+
+    #[tokio::test]
+    async fn an_unknown_runner_gets_nothing_at_once_and_is_not_remembered() {
+        let state = State::new(Arc::new(Settings::default()), uuid::Uuid::nil());
+        let outbox = LocalOutbox::new(&View::new(state));
+        let nobody = RunnerId::parse("nobody").expect("a name");
+        assert!(outbox.next(&nobody, Duration::from_secs(3600)).await.is_empty());
+        outbox.deliver(&nobody);
+        assert!(outbox.is_empty());
+    }
+}

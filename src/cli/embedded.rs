@@ -27,6 +27,7 @@ pub struct Running {
     pub address: SocketAddr,
     pub handle: Handle,
     pub metrics: Arc<Metrics>,
+    pub outbox: Arc<LocalOutbox>,
     /// Ends when the table is closed.
     finished: JoinHandle<Stopped>,
 }
@@ -97,20 +98,22 @@ pub async fn compose(
     });
     let mut made = None;
     let (turn_loop, handle) =
-        TurnLoop::open(parts.table, parts.decisions.clone(), parts.clock, report, |view| {
+        TurnLoop::open(parts.table, parts.decisions.clone(), parts.clock.clone(), report, |view| {
             made.insert(Arc::new(LocalOutbox::new(view))).clone()
         })
         .await?;
+    let outbox = made.expect("the loop was opened with it");
     let context = Context {
         handle: handle.clone(),
-        outbox: made.expect("the loop was opened with it"),
+        outbox: outbox.clone(),
         history: parts.history,
         metrics: metrics.clone(),
         settings: parts.decisions,
+        clock: parts.clock,
     };
     tracing::info!(%address, "dispatcher started");
     let finished = tokio::spawn(run(turn_loop, context, listener, stop));
-    Ok(Running { address, handle, metrics, finished })
+    Ok(Running { address, handle, metrics, outbox, finished })
 }
 
 async fn run(

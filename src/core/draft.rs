@@ -62,6 +62,14 @@ pub(super) struct Draft<'a> {
     sequence: u64,
 }
 
+/// A task's place in the order of admission: its turn, and in these lowest bits its place within the turn.
+const SEQUENCE_BITS: u32 = 20;
+
+/// The turn that admitted a task.
+pub fn admitted_in(task: &Task) -> u64 {
+    task.sequence >> SEQUENCE_BITS
+}
+
 /// A row's encoded size besides its texts, as an upper estimate in bytes.
 const ROW_BYTES: usize = 700;
 /// The same for the fact that goes with it.
@@ -188,7 +196,7 @@ impl<'a> Draft<'a> {
 
     /// A place in the order of admission behind all others.
     pub fn next_sequence(&mut self) -> u64 {
-        let sequence = (self.state.turn() << 20) | self.sequence;
+        let sequence = (self.state.turn() << SEQUENCE_BITS) | self.sequence;
         self.sequence += 1;
         sequence
     }

@@ -34,7 +34,7 @@ mod watch;
 
 use std::collections::VecDeque;
 
-pub use draft::{Effect, Turn, TurnBudget, lifecycle};
+pub use draft::{Effect, Turn, TurnBudget, admitted_in, lifecycle};
 pub use registration::stop_orders;
 pub use settings::Settings;
 pub use state::State;

@@ -67,22 +67,41 @@ pub(super) async fn events(
     let turns =
         Turns { turns: app.context.handle.turns(), filter, ready: VecDeque::new(), stop: app.stop.clone() };
     let stream = stream::unfold(turns, |mut turns| async move {
-        let event = turns.next().await?;
+        let event = match turns.next().await? {
+            Told::Task { id, data } => Event::default().event("task").id(id).data(data),
+            Told::Lagged { missed } => {
+                Event::default().event("lagged").data(format!("{{\"missed_turns\":{missed}}}"))
+            }
+        };
         Some((Ok(event), turns))
     });
     Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// One thing a stream says.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Task {
+        /// Turn and place within it.
+        id: String,
+        data: String,
+    },
+    Lagged {
+        missed: u64,
+    },
 }
 
 /// Committed turns, taken apart into events.
 struct Turns {
     turns: Receiver<Arc<TurnRecord>>,
     filter: Filter,
-    ready: VecDeque<Event>,
+    ready: VecDeque<Told>,
     stop: CancellationToken,
 }
 
 impl Turns {
-    async fn next(&mut self) -> Option<Event> {
+    /// The next thing to say; nothing once the server stops.
+    async fn next(&mut self) -> Option<Told> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
@@ -93,10 +112,7 @@ impl Turns {
             };
             match turn {
                 Ok(turn) => self.take_apart(&turn),
-                Err(RecvError::Lagged(missed)) => {
-                    let data = format!("{{\"missed_turns\":{missed}}}");
-                    return Some(Event::default().event("lagged").data(data));
-                }
+                Err(RecvError::Lagged(missed)) => return Some(Told::Lagged { missed }),
                 Err(RecvError::Closed) => return None,
             }
         }
@@ -108,8 +124,44 @@ impl Turns {
                 && self.filter.passes(event)
             {
                 let id = format!("{}.{place}", turn.number);
-                self.ready.push_back(Event::default().event("task").id(id).data(write_lifecycle(event)));
+                self.ready.push_back(Told::Task { id, data: write_lifecycle(event) });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Head, Time, TurnId, turn};
+
+    fn empty_turn(number: u64) -> Arc<TurnRecord> {
+        let id: TurnId = Head::empty().id;
+        let (changes, facts) = (Vec::new(), Vec::new());
+        let at = Time(0);
+        Arc::new(TurnRecord {
+            format: turn::FORMAT,
+            number,
+            id,
+            epoch: 1,
+            at,
+            released: false,
+            changes,
+            facts,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_falls_behind_is_told_how_much_it_missed() {
+        let (said, turns) = tokio::sync::broadcast::channel(2);
+        let filter = Filter { state: None, queue: None, kind: None, id: None };
+        let stop = CancellationToken::new();
+        let mut turns = Turns { turns, filter, ready: VecDeque::new(), stop: stop.clone() };
+        for number in 1..=5 {
+            said.send(empty_turn(number)).expect("somebody listens");
+        }
+        assert_eq!(turns.next().await, Some(Told::Lagged { missed: 3 }));
+        stop.cancel();
+        assert_eq!(turns.next().await, None);
     }
 }

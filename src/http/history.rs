@@ -34,5 +34,6 @@ pub(super) async fn history(State(app): State<Arc<App>>, asked: Asked) -> Result
         limit: asked.number("limit", 1, MOST_TURNS)?.unwrap_or(TURNS),
     };
     let turns = app.context.history.events(query).await?;
-    Ok(json(StatusCode::OK, write_turns(&turns)))
+    let turns = turns.iter().map(|turn| (turn.turn, turn.at, &*turn.events));
+    Ok(json(StatusCode::OK, write_turns(turns)))
 }

@@ -107,7 +107,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, asked: Asked) -> Result<Js
     let view = app.context.handle.view();
     let (tasks, next, now) = view.read(|rows| {
         let (tasks, next) = page(rows, &filter, limit, after);
-        (tasks, next, rows.now())
+        (tasks, next, app.now(rows))
     });
     let tasks = tasks.iter().map(|task| TaskView::of(task, now)).collect();
     Ok(Json(TaskPage { tasks, next: next.map(|next| next.to_string()) }))

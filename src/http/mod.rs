@@ -38,15 +38,15 @@ use utoipa_axum::routes;
 
 use crate::adapters::LocalOutbox;
 use crate::core::Settings;
+use crate::core::State as Rows;
 use crate::core::input::{Answer, Input};
-use crate::ports::History;
+use crate::model::Time;
+use crate::ports::{Clock, History};
 use crate::runtime::Handle;
 use crate::telemetry::Metrics;
 use problem::Problem;
 use repeats::Repeats;
 use request::Asked;
-
-pub use problem::Problem as ProblemDocument;
 
 /// The name of the one pool this version has.
 pub const POOL: &str = "default";
@@ -63,6 +63,8 @@ pub struct Context {
     pub history: Arc<dyn History>,
     pub metrics: Arc<Metrics>,
     pub settings: Arc<Settings>,
+    /// For showing how long something has lasted; decides nothing.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl std::fmt::Debug for Context {
@@ -107,6 +109,11 @@ impl App {
     async fn ask_one(&self, input: Input) -> Result<Answer, Problem> {
         let answers = self.ask(vec![input]).await?;
         Ok(answers.into_iter().next().expect("one answer to each input"))
+    }
+
+    /// Now, never before the last committed turn.
+    fn now(&self, rows: &Rows) -> Time {
+        rows.now().max(self.context.clock.wall())
     }
 }
 

@@ -16,7 +16,12 @@ use crate::wire::submission::BodyError;
 
 /// An answer that is not what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Problem {
+#[serde(transparent)]
+pub struct Problem(Box<Document>);
+
+/// The document of RFC 9457.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+struct Document {
     /// Always `about:blank`: the code says which problem it is.
     #[serde(rename = "type")]
     kind: &'static str,
@@ -25,9 +30,9 @@ pub struct Problem {
     /// The HTTP status.
     status: u16,
     /// Stable, for programs: `malformed`, `unknown_task`, `conflict`, …
-    pub code: &'static str,
+    code: &'static str,
     /// What is wrong with which field, its value, the limit and the remedy.
-    pub detail: String,
+    detail: String,
     /// The field it is about, by its path.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
@@ -42,7 +47,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of `status` known as `code`.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Document {
             kind: "about:blank",
             title: status.canonical_reason().unwrap_or("Problem"),
             status: status.as_u16(),
@@ -51,7 +56,7 @@ impl Problem {
             field: None,
             outcome: None,
             retry_after: None,
-        }
+        }))
     }
 
     /// Something in the path or query that cannot be read.
@@ -104,19 +109,19 @@ impl Problem {
 
     /// The same, said of a field.
     pub fn about(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.0.field = Some(field.into());
         self
     }
 
     /// The same, with how the task ended.
     pub fn ended(mut self, outcome: &'static str) -> Self {
-        self.outcome = Some(outcome);
+        self.0.outcome = Some(outcome);
         self
     }
 
     /// The same, to be tried again after so many seconds.
     pub fn again_after(mut self, seconds: u64) -> Self {
-        self.retry_after = Some(seconds);
+        self.0.retry_after = Some(seconds);
         self
     }
 }
@@ -157,12 +162,12 @@ impl From<TableError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).expect("made from a status");
+        let status = StatusCode::from_u16(self.0.status).expect("made from a status");
         let body = serde_json::to_vec(&self).expect("texts and numbers");
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = self.0.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

@@ -19,7 +19,7 @@ use crate::core::State as Rows;
 use crate::core::input::{Answer, Command, Commanded, Input};
 use crate::core::shelves::Live;
 use crate::core::state::Window;
-use crate::model::{Kind, RunnerState};
+use crate::model::{Kind, RunnerState, Time};
 use crate::telemetry::Gauges;
 use crate::telemetry::metrics::LiveTasks;
 
@@ -154,16 +154,16 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Prob
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let leading = app.context.handle.status().leading;
-    let gauges = app.context.handle.view().read(|rows| gauges(rows, leading));
+    let gauges = app.context.handle.view().read(|rows| gauges(rows, app.now(rows), leading));
     let text = app.context.metrics.scrape(&gauges);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// What a scrape shows of the committed rows.
-fn gauges(rows: &Rows, leading: bool) -> Gauges {
+fn gauges(rows: &Rows, now: Time, leading: bool) -> Gauges {
     let mut gauges = Gauges {
-        jobs: live_tasks(rows, Kind::Job),
-        builds: live_tasks(rows, Kind::Build),
+        jobs: live_tasks(rows, now, Kind::Job),
+        builds: live_tasks(rows, now, Kind::Build),
         turn: rows.turn(),
         leader: leading,
         frozen: rows.pool().frozen.is_some(),
@@ -187,7 +187,7 @@ fn gauges(rows: &Rows, leading: bool) -> Gauges {
     gauges
 }
 
-fn live_tasks(rows: &Rows, kind: Kind) -> LiveTasks {
+fn live_tasks(rows: &Rows, now: Time, kind: Kind) -> LiveTasks {
     let mut sum = Live::default();
     for (_, kinds) in rows.shelves().queues() {
         let live = match kind {
@@ -202,7 +202,7 @@ fn live_tasks(rows: &Rows, kind: Kind) -> LiveTasks {
         pending: sum.pending as u64,
         assigned: sum.assigned as u64,
         running: sum.running as u64,
-        oldest_pending: rows.oldest_pending(kind).map(|at| rows.now().since(at)),
+        oldest_pending: rows.oldest_pending(kind).map(|at| now.since(at)),
     }
 }
 

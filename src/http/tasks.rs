@@ -20,11 +20,12 @@ use super::request::{Asked, Named, Payload};
 use crate::core::explain::{self, Why};
 use crate::core::fit::Misfit;
 use crate::core::input::{Answer, Command, Commanded, Input, Submitted};
-use crate::core::{State as Rows, lifecycle};
+use crate::core::{State as Rows, admitted_in, lifecycle};
 use crate::model::{
     Fact, Id, Kind, Lifecycle, LifecycleState, NewTask, Outcome, Task, TaskId, TaskState, Time,
 };
 use crate::ports::{HistoryQuery, TurnEvents};
+use crate::wire::fields::LONGEST_WORD;
 use crate::wire::submission::{Body, Refused, read_body};
 
 /// A body larger than this is read on a thread of its own, so that short requests do not wait for it.
@@ -264,14 +265,13 @@ pub(super) async fn get(
     let view = app.context.handle.view();
     let known = view.read(|state| state.task(id.as_str()).cloned());
     let known = known.ok_or_else(|| Problem::unknown_task(id.as_str()))?;
-    // The turn that admitted it stands in its place in the order of admission.
-    let since = Some((known.sequence >> 20).saturating_sub(1));
+    let since = Some(admitted_in(&known).saturating_sub(1));
     let query = HistoryQuery { id: Some(id.clone()), since, limit: MOST_TURNS };
     // Without history the row still tells the story of the last attempt.
     let told = app.context.history.events(query).await.unwrap_or_default();
     let (task, body, turn, now) = view.read(|state| {
         let body = state.body(id.as_str()).cloned();
-        (state.task(id.as_str()).cloned().unwrap_or(known), body, state.turn(), state.now())
+        (state.task(id.as_str()).cloned().unwrap_or(known), body, state.turn(), app.now(state))
     });
     let timeline = timeline(&task, &told, turn);
     // A body that is not JSON cannot have been admitted.
@@ -423,9 +423,8 @@ pub(super) async fn cancel(
     asked.only(&["reason"])?;
     let said = asked.text("reason").map(str::to_owned).or(payload.reason()?);
     let reason: Arc<str> = said.as_deref().unwrap_or("cancelled on request").into();
-    if reason.len() > crate::wire::fields::LONGEST_WORD {
-        let why =
-            format!("has {} bytes; at most {} are allowed", reason.len(), crate::wire::fields::LONGEST_WORD);
+    if reason.len() > LONGEST_WORD {
+        let why = format!("has {} bytes; at most {LONGEST_WORD} are allowed", reason.len());
         return Err(Problem::parameter("reason", &reason, why));
     }
     let sequence = app.context.handle.next_sequence();

@@ -5,25 +5,22 @@
 use serde::Serialize;
 
 use super::message;
-use crate::model::{Fact, Lifecycle, Token};
-use crate::ports::TurnEvents;
+use crate::model::{Fact, Lifecycle, Time, Token};
 
 /// Writes the lifecycle event of the protocol.
 pub fn write_lifecycle(event: &Lifecycle) -> String {
     serde_json::to_string(&LifecycleJson::of(event)).expect("payloads have text keys and finite numbers")
 }
 
-/// Writes what happened, turn by turn: `[{"turn", "at", "events": […]}]`.
-pub fn write_turns(turns: &[TurnEvents]) -> Vec<u8> {
-    let turns: Vec<TurnJson<'_>> = turns
-        .iter()
-        .map(|turn| TurnJson {
-            turn: turn.turn,
-            at: turn.at.rfc3339(),
-            events: turn.events.iter().map(FactJson::of).collect(),
-        })
-        .collect();
-    message::bytes(&HistoryJson { turns })
+/// Writes what happened, turn by turn, each with its number, log time and facts:
+/// `{"turns": [{"turn", "at", "events": […]}]}`.
+pub fn write_turns<'a>(turns: impl IntoIterator<Item = (u64, Time, &'a [Fact])>) -> Vec<u8> {
+    let turns = turns.into_iter().map(|(turn, at, facts)| TurnJson {
+        turn,
+        at: at.rfc3339(),
+        events: facts.iter().map(FactJson::of).collect(),
+    });
+    message::bytes(&HistoryJson { turns: turns.collect() })
 }
 
 #[derive(Serialize)]
@@ -40,6 +37,7 @@ struct TurnJson<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large one, and live for one answer")]
 enum FactJson<'a> {
     Task {
         fact: &'static str,

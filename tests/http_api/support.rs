@@ -103,6 +103,12 @@ impl Server {
         self.running.handle.view().read(|state| state.rows())
     }
 
+    /// Expects that everything derived from the committed rows is what the rows say.
+    pub fn is_sound(&self) {
+        let broken = self.running.handle.view().read(longshore::core::invariant::check);
+        assert!(broken.is_empty(), "{broken:?}");
+    }
+
     /// Begins to stop, without waiting for the end.
     pub fn begin_to_stop(&self) {
         self.stop.cancel();
@@ -112,6 +118,16 @@ impl Server {
     pub async fn stop(self) -> Stopped {
         self.stop.cancel();
         tokio::time::timeout(PATIENCE, self.running.finished()).await.expect("it stops")
+    }
+
+    /// Waits until a runner's poll has been taken.
+    pub async fn until_polled(&self) {
+        let polled = async {
+            while self.running.outbox.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, polled).await.expect("a runner asks");
     }
 
     /// Waits until the committed rows satisfy `fact`.
@@ -171,7 +187,7 @@ impl Answer {
     }
 
     /// Expects a problem document whose detail names all of `named`.
-    pub fn is_problem(self, status: u16, code: &str, named: &[&str]) -> Self {
+    pub fn problem(self, status: u16, code: &str, named: &[&str]) -> Self {
         let answer = self.is(status);
         assert_eq!(answer.headers["content-type"], "application/problem+json");
         assert_eq!(answer.body["code"], code, "{}", answer.text);

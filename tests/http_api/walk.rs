@@ -48,7 +48,7 @@ async fn a_task_goes_from_submission_to_its_end_by_the_protocol_alone() {
 
     server.post(&runner.path("leave"), json!({"incarnation": "one", "handback": []})).await.is(200);
     server.until("the runner has left", |state| state.fleet().is_empty()).await;
-    server.get("/v1/runners/r1").await.is_problem(404, "unknown_runner", &["r1"]);
+    server.get("/v1/runners/r1").await.problem(404, "unknown_runner", &["r1"]);
 
     let status = server.get("/v1/status").await.is(200).body;
     assert_eq!(status["role"], "leader");
