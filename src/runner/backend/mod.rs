@@ -1,0 +1,111 @@
+//! What really runs the work: the seam between a runner and processes, containers, or nothing at all.
+//!
+//! Laws, for every back end:
+//! - `end` resolves once, and when it does nothing of the work runs any more, children left behind included;
+//! - a stop asked with a grace of zero ends the work at once; a later stop may shorten a grace, never lengthen it;
+//! - what ended because it was asked to stop has the outcome `cancelled`; what ended by itself has its own,
+//!   whatever was asked at that moment;
+//! - dropping `end` ends the work without grace.
+
+pub mod group;
+pub mod noop;
+pub mod output;
+pub mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::model::{End, Held, Kind, WorkOrder};
+pub use group::ProcessGroup;
+pub use noop::NoopBackend;
+pub use process::ProcessBackend;
+
+/// An attempt to start.
+#[derive(Debug, Clone)]
+pub struct Start {
+    pub held: Held,
+    pub kind: Kind,
+    pub attempt: u32,
+    /// Where the dispatcher answers over HTTP, if it does.
+    pub url: Option<Arc<str>>,
+    pub order: Arc<WorkOrder>,
+    pub stops: Stops,
+}
+
+/// Work that was started.
+pub struct Work {
+    /// The process group it runs in, if it runs as one of this machine.
+    pub group: Option<ProcessGroup>,
+    /// Resolves when nothing of it runs any more.
+    pub end: BoxFuture<'static, End>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// The work could not be started; nothing of it runs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct StartFailed {
+    pub reason: String,
+}
+
+/// Something that runs work.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Starts one attempt.
+    async fn start(&self, start: Start) -> Result<Work, StartFailed>;
+
+    /// The end of work that needs no starting and no waiting. Most back ends have none.
+    fn at_once(&self, _held: &Held) -> Option<End> {
+        None
+    }
+}
+
+/// Asks one attempt to stop.
+#[derive(Debug)]
+pub struct StopSender(watch::Sender<Option<Duration>>);
+
+/// Hears when its attempt is asked to stop.
+#[derive(Debug, Clone)]
+pub struct Stops(watch::Receiver<Option<Duration>>);
+
+/// The two ends of the wish that an attempt stop.
+pub fn stops() -> (StopSender, Stops) {
+    let (sender, receiver) = watch::channel(None);
+    (StopSender(sender), Stops(receiver))
+}
+
+impl StopSender {
+    /// Asks it to end within `grace`; zero means at once.
+    pub fn ask(&self, grace: Duration) {
+        self.0.send_modify(|asked| *asked = Some(asked.map_or(grace, |before| before.min(grace))));
+    }
+}
+
+impl Stops {
+    /// Whether it was asked to stop already.
+    pub fn asked(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Waits until it is asked to stop, or asked again, and says within which grace.
+    pub async fn next(&mut self) -> Duration {
+        loop {
+            if self.0.changed().await.is_err() {
+                // Nobody is left who could ask.
+                std::future::pending::<()>().await;
+            }
+            if let Some(grace) = *self.0.borrow_and_update() {
+                return grace;
+            }
+        }
+    }
+}

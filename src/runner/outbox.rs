@@ -1,0 +1,167 @@
+//! What a runner must not forget when it dies: reports nobody has taken yet, and which process groups are its.
+//!
+//! Law: an end is durable before it is sent, and stays until the dispatcher has taken it. A start that is lost
+//! costs nothing: the heartbeat lists it. One process has the outbox; a second is told so.
+
+use std::path::{Path, PathBuf};
+
+use redb::{Database, DatabaseError, Durability, ReadableTable, TableDefinition};
+
+use super::backend::ProcessGroup;
+use super::session::Restored;
+use crate::model::{Held, LastSeen, Report, Reported};
+use crate::wire::message::{Said, read_reports, write_report};
+
+/// Number → the report as JSON.
+const REPORTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reports");
+/// `id token` → process group, start of its first process.
+const RUNNING: TableDefinition<'_, &str, (i32, u64)> = TableDefinition::new("running");
+/// The table (as two halves of its id) and turn last heard of, under 0.
+const SEEN: TableDefinition<'_, u8, (u64, u64, u64)> = TableDefinition::new("seen");
+
+const FILE: &str = "runner.redb";
+
+/// The outbox of one runner.
+#[derive(Debug)]
+pub struct Outbox {
+    database: Database,
+    path: PathBuf,
+}
+
+/// The outbox cannot be used. The message names the file and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    #[error("{} is in use by another runner; stop it or give this one a data directory of its own", path.display())]
+    InUse { path: PathBuf },
+    #[error("{doing} {}: {why}; see that the directory is writable and the disk not full", path.display())]
+    Broken { doing: &'static str, path: PathBuf, why: Box<redb::Error> },
+    #[error("make {}: {why}; give a data directory this user may write", path.display())]
+    NoDirectory { path: PathBuf, why: std::io::Error },
+}
+
+/// What an earlier start left.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Left {
+    pub restored: Restored,
+    pub running: Vec<(Held, ProcessGroup)>,
+}
+
+/// One thing to keep or to drop.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Keep {
+    Report { number: u64, report: Report },
+    Forget { through: u64 },
+    Running(Held, ProcessGroup),
+    Gone(Held),
+    Seen(LastSeen),
+}
+
+impl Keep {
+    /// Whether losing it would break a promise.
+    fn matters(&self) -> bool {
+        match self {
+            Keep::Report { report, .. } => matches!(report.what, Reported::End(_)),
+            Keep::Running(..) | Keep::Seen(_) => true,
+            Keep::Forget { .. } | Keep::Gone(_) => false,
+        }
+    }
+}
+
+impl Outbox {
+    /// Opens the outbox in `directory`, making both if they are not there, and reads what is in it.
+    pub fn open(directory: &Path) -> Result<(Self, Left), OutboxError> {
+        let path = directory.join(FILE);
+        std::fs::create_dir_all(directory)
+            .map_err(|why| OutboxError::NoDirectory { path: directory.to_owned(), why })?;
+        let database = match Database::create(&path) {
+            Ok(database) => database,
+            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(OutboxError::InUse { path }),
+            Err(why) => return Err(broken("open", &path, why.into())),
+        };
+        let outbox = Self { database, path };
+        let left = outbox.read().map_err(|why| broken("read", &outbox.path, why))?;
+        Ok((outbox, left))
+    }
+
+    /// Keeps and drops a batch as one transaction, on disk before it returns if anything in it matters.
+    pub fn write(&self, batch: &[Keep]) -> Result<(), OutboxError> {
+        self.try_write(batch).map_err(|why| broken("write", &self.path, why))
+    }
+
+    fn try_write(&self, batch: &[Keep]) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        if !batch.iter().any(Keep::matters) {
+            transaction.set_durability(Durability::None)?;
+        }
+        {
+            let mut reports = transaction.open_table(REPORTS)?;
+            let mut running = transaction.open_table(RUNNING)?;
+            let mut seen = transaction.open_table(SEEN)?;
+            for keep in batch {
+                match keep {
+                    Keep::Report { number, report } => {
+                        reports.insert(number, write_report(report).as_slice())?;
+                    }
+                    Keep::Forget { through } => reports.retain_in(..=*through, |_, _| false)?,
+                    Keep::Running(held, group) => {
+                        running.insert(key(held).as_str(), (group.id, group.started))?;
+                    }
+                    Keep::Gone(held) => {
+                        running.remove(key(held).as_str())?;
+                    }
+                    Keep::Seen(last) => {
+                        let (high, low) = last.table.as_u64_pair();
+                        seen.insert(0, (high, low, last.turn))?;
+                    }
+                }
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn read(&self) -> Result<Left, redb::Error> {
+        // Made first, so that a new file has all tables.
+        self.try_write(&[])?;
+        let transaction = self.database.begin_write()?;
+        let mut left = Left::default();
+        {
+            let reports = transaction.open_table(REPORTS)?;
+            for entry in reports.iter()? {
+                let (number, json) = entry?;
+                match read_reports(json.value(), Said::default()) {
+                    Ok(read) => {
+                        left.restored.reports.extend(read.into_iter().map(|report| (number.value(), report)));
+                    }
+                    Err(why) => {
+                        tracing::error!(number = number.value(), %why, "a kept report was unreadable")
+                    }
+                }
+            }
+            for entry in transaction.open_table(RUNNING)?.iter()? {
+                let (key, group) = entry?;
+                let (id, started) = group.value();
+                left.running.extend(held(key.value()).map(|held| (held, ProcessGroup { id, started })));
+            }
+            if let Some(seen) = transaction.open_table(SEEN)?.get(0)? {
+                let (high, low, turn) = seen.value();
+                left.restored.last_seen =
+                    Some(LastSeen { table: uuid::Uuid::from_u64_pair(high, low), turn });
+            }
+        }
+        transaction.abort()?;
+        Ok(left)
+    }
+}
+
+fn broken(doing: &'static str, path: &Path, why: redb::Error) -> OutboxError {
+    OutboxError::Broken { doing, path: path.to_owned(), why: Box::new(why) }
+}
+
+fn key(held: &Held) -> String {
+    format!("{} {}", held.id, held.token)
+}
+
+fn held(key: &str) -> Option<Held> {
+    let (id, token) = key.split_once(' ')?;
+    Some(Held { id: id.parse().ok()?, token: token.parse().ok()? })
+}

@@ -1,0 +1,107 @@
+//! The work that runs: one task of the runtime each, which starts it, waits for its end and says both.
+//!
+//! Law: whatever was asked to start is answered by exactly one `Ended`, also if the back end breaks off.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+
+use super::backend::{self, Backend, Start, StopSender};
+use super::outbox::Keep;
+use super::session::Input;
+use crate::model::{AssignmentMessage, AttemptOutcome, End, Held, WorkOrder};
+
+/// All work that was started and has not ended.
+pub(super) struct Running {
+    backend: Arc<dyn Backend>,
+    url: Option<Arc<str>>,
+    inputs: UnboundedSender<Input>,
+    keep: UnboundedSender<Keep>,
+    work: BTreeMap<Held, (StopSender, AbortHandle)>,
+}
+
+impl Running {
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        url: Option<Arc<str>>,
+        inputs: UnboundedSender<Input>,
+        keep: UnboundedSender<Keep>,
+    ) -> Self {
+        Self { backend, url, inputs, keep, work: BTreeMap::new() }
+    }
+
+    pub(super) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    pub(super) fn start(&mut self, held: Held, assignment: &AssignmentMessage, order: Arc<WorkOrder>) {
+        let (sender, stops) = backend::stops();
+        let start = Start {
+            held: held.clone(),
+            kind: assignment.kind,
+            attempt: assignment.attempt,
+            url: self.url.clone(),
+            order,
+            stops,
+        };
+        let (backend, inputs, keep) = (self.backend.clone(), self.inputs.clone(), self.keep.clone());
+        let task = tokio::spawn(async move {
+            let held = start.held.clone();
+            let ran = AssertUnwindSafe(run(&*backend, start, &inputs, &keep)).catch_unwind().await;
+            let end = ran.unwrap_or_else(|_| {
+                let message = "its back end broke off; what it did is not known".into();
+                End { outcome: AttemptOutcome::Failed, exit_code: None, message: Some(message) }
+            });
+            let _ = keep.send(Keep::Gone(held.clone()));
+            let _ = inputs.send(Input::Ended { held, end });
+        });
+        self.work.insert(held, (sender, task.abort_handle()));
+    }
+
+    pub(super) fn stop(&self, held: &Held, grace: Duration) {
+        if let Some((stop, _)) = self.work.get(held) {
+            stop.ask(grace);
+        }
+    }
+
+    pub(super) fn forget(&mut self, held: &Held) {
+        self.work.remove(held);
+    }
+}
+
+impl Drop for Running {
+    /// A runner that ends without having left takes its work with it.
+    fn drop(&mut self) {
+        for (_, task) in self.work.values() {
+            task.abort();
+        }
+    }
+}
+
+async fn run(
+    backend: &dyn Backend,
+    start: Start,
+    inputs: &UnboundedSender<Input>,
+    keep: &UnboundedSender<Keep>,
+) -> End {
+    let ended = |outcome, message: String| End { outcome, exit_code: None, message: Some(message.into()) };
+    if start.stops.asked() {
+        return ended(AttemptOutcome::Cancelled, "stopped before it was started".to_owned());
+    }
+    let held = start.held.clone();
+    match backend.start(start).await {
+        Ok(work) => {
+            if let Some(group) = work.group {
+                let _ = keep.send(Keep::Running(held.clone(), group));
+            }
+            let _ = inputs.send(Input::Started(held));
+            work.end.await
+        }
+        Err(why) => ended(AttemptOutcome::StartFailed, why.reason),
+    }
+}

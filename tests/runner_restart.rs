@@ -1,0 +1,97 @@
+//! What survives the death of a runner: the end of its work in the outbox, and the knowledge of which processes
+//! are its to end.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use longshore::model::*;
+use longshore::runner::backend::ProcessGroup;
+use longshore::runner::outbox::{Keep, Left, Outbox};
+use tempfile::TempDir;
+
+fn held(id: &str, token: &str) -> Held {
+    Held { id: id.parse().expect("a name"), token: token.parse().expect("a token") }
+}
+
+fn ended(id: &str, token: &str) -> Report {
+    let end = End { outcome: AttemptOutcome::Failed, exit_code: Some(3), message: Some("oh no".into()) };
+    let held = held(id, token);
+    let runner = Id::parse("r1").expect("a name");
+    Report { runner, incarnation: "i0".into(), id: held.id, token: held.token, what: Reported::End(end) }
+}
+
+fn open(directory: &TempDir) -> (Outbox, Left) {
+    Outbox::open(directory.path()).expect("it opens")
+}
+
+/// A process in a group of its own, with or without the mark of a token.
+fn process(token: Option<&str>) -> (Child, ProcessGroup) {
+    let mut command = Command::new("sleep");
+    command.arg("100").process_group(0);
+    if let Some(token) = token {
+        command.env("LONGSHORE_TOKEN", token);
+    }
+    let child = command.spawn().expect("sleep starts");
+    let id = i32::try_from(child.id()).expect("a pid");
+    (child, ProcessGroup::of_leader(id).expect("it is there"))
+}
+
+#[test]
+fn an_end_report_survives_a_restart_until_it_was_taken() {
+    let directory = TempDir::new().expect("a directory");
+    let (outbox, left) = open(&directory);
+    assert_eq!(left, Left::default());
+    let seen = LastSeen { table: uuid::Uuid::from_u128(7), turn: 41 };
+    let first = Keep::Report { number: 1, report: ended("t1", "1.4.0") };
+    let second = Keep::Report { number: 2, report: ended("t2", "1.4.1") };
+    outbox.write(&[first, second, Keep::Seen(seen)]).expect("it is kept");
+    drop(outbox);
+
+    let (outbox, left) = open(&directory);
+    let reports = vec![(1, ended("t1", "1.4.0")), (2, ended("t2", "1.4.1"))];
+    assert_eq!((left.restored.reports, left.restored.last_seen), (reports, Some(seen)));
+    outbox.write(&[Keep::Forget { through: 1 }]).expect("it is dropped");
+    drop(outbox);
+    assert_eq!(open(&directory).1.restored.reports, [(2, ended("t2", "1.4.1"))]);
+}
+
+#[test]
+fn a_second_runner_on_the_same_directory_is_told_so() {
+    let directory = TempDir::new().expect("a directory");
+    let _first = open(&directory);
+    let why = Outbox::open(directory.path()).expect_err("it is in use").to_string();
+    assert!(why.contains("is in use by another runner; stop it or give this one a data directory"), "{why}");
+}
+
+#[test]
+fn only_what_is_proven_to_be_left_behind_is_ended() {
+    let ours = held("t1", "1.4.0");
+    let directory = TempDir::new().expect("a directory");
+    let (mut left_behind, group) = process(Some("1.4.0"));
+    let (mut innocent, other) = process(None);
+    let (mut of_another, third) = process(Some("1.9.0"));
+    let (outbox, _) = open(&directory);
+    let kept = [group, other, third].map(|group| Keep::Running(ours.clone(), group));
+    outbox.write(&kept[..1]).expect("it is kept");
+    drop(outbox);
+
+    let (_, left) = open(&directory);
+    assert_eq!(left.running, [(ours.clone(), group)]);
+    let reaper = std::thread::spawn(move || left_behind.wait());
+    assert_eq!(left.running[0].1.end_left_behind(&ours).expect("it can be ended"), 1);
+    assert!(!reaper.join().expect("no panic").expect("its end").success());
+
+    assert_eq!(other.end_left_behind(&ours).expect("nothing to end"), 0, "no mark of any token");
+    assert_eq!(third.end_left_behind(&ours).expect("nothing to end"), 0, "the mark of another token");
+    let later = ProcessGroup { started: third.started + 1, ..third };
+    assert_eq!(
+        later.end_left_behind(&held("t1", "1.9.0")).expect("nothing to end"),
+        0,
+        "the number was given again"
+    );
+    for child in [&mut innocent, &mut of_another] {
+        assert!(child.try_wait().expect("its state").is_none(), "it still runs");
+        child.kill().expect("it can be ended");
+        child.wait().expect("it is gone");
+    }
+}
