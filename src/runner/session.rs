@@ -26,6 +26,9 @@ use crate::model::{
 use spent::Spent;
 pub use words::{Input, Output, Restored, SessionConfig};
 
+/// With so many reports on their way a runner asks for no more work: each heartbeat lists what they are about.
+const MOST_UNSAID: usize = 40_000;
+
 /// The state of one runner's session.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -210,9 +213,9 @@ impl Session {
         self.lease.as_ref().map(|lease| lease.until)
     }
 
-    /// Whether it may take work now.
+    /// Whether it is to ask for work now: not while more is unsaid than the dispatcher can be told at once.
     pub fn takes_work(&self) -> bool {
-        self.lease.is_some() && self.leaving.is_none()
+        self.lease.is_some() && self.leaving.is_none() && self.reports.len() < MOST_UNSAID
     }
 
     /// The attempts it has: waiting, starting, running or being stopped.
