@@ -4,6 +4,7 @@ pub mod adapters;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod http;
 pub mod model;
 pub mod ports;
 pub mod runner;

@@ -100,9 +100,9 @@ impl Client {
                     let after = retry_after(&response);
                     let (status, read) = (response.status(), self.read(response, &method, path).await);
                     match read {
-                        Err(failure @ Failure::Problem(_)) if is_busy(status) => {
+                        Err(Failure::Problem(problem)) if is_busy(status, &problem) => {
                             pause = after.unwrap_or(pause);
-                            failure
+                            Failure::Problem(problem)
                         }
                         Err(failure @ Failure::Unreachable { .. }) => failure,
                         answered => return answered,
@@ -163,9 +163,10 @@ impl Client {
     }
 }
 
-/// Whether the same request may be taken later.
-fn is_busy(status: StatusCode) -> bool {
+/// Whether the same request may be taken after a pause. A frozen pool waits for a person.
+fn is_busy(status: StatusCode, problem: &Problem) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+        && problem.code != "frozen"
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

@@ -5,7 +5,9 @@
 
 use std::process::ExitCode;
 
+use super::embedded::StartError;
 use crate::config::ConfigError;
+use crate::ports::TableError;
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -39,13 +41,25 @@ pub(super) struct Problem {
     pub(super) detail: String,
 }
 
+impl From<StartError> for Failure {
+    fn from(why: StartError) -> Self {
+        match why {
+            // Another address or directory is what helps.
+            StartError::Listen { .. } | StartError::Table(TableError::InUse { .. }) => {
+                Failure::Usage(why.to_string())
+            }
+            StartError::Table(_) => Failure::Broken(why.to_string()),
+        }
+    }
+}
+
 impl Failure {
     /// The exit code that says it.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Usage(_) | Failure::Config(_) => 2,
             Failure::Problem(problem) if matches!(problem.status, 400 | 413 | 415) => 2,
-            Failure::Problem(problem) if matches!(problem.status, 502..=504) => 3,
+            Failure::Problem(problem) if matches!(problem.status, 502..=504) && problem.code != "frozen" => 3,
             Failure::Unreachable { .. } => 3,
             Failure::Work(code) => *code,
             Failure::Problem(_) | Failure::Broken(_) => 1,

@@ -9,6 +9,7 @@
 mod cancel;
 mod client;
 mod completions;
+pub mod embedded;
 mod events;
 mod failure;
 mod machine;

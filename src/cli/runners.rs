@@ -3,9 +3,9 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Remote;
 use super::failure::Failure;
 use super::paper::{Ink, Paper, text};
+use super::{Client, Remote};
 use crate::model::resources::amount_text;
 
 /// List runners, or look at one
@@ -29,14 +29,30 @@ impl Runners {
             }
             return Ok(());
         }
-        let answer = client.get("/v1/runners", &[]).await?;
-        let runners = answer.get("runners").unwrap_or(&answer).as_array().cloned().unwrap_or_default();
+        let runners = list(&client).await?;
         if paper.is_json() {
             paper.json(&json!({"runners": runners}));
         } else {
             all(paper, &runners);
         }
         Ok(())
+    }
+}
+
+/// Every runner the server knows.
+pub(super) async fn list(client: &Client) -> Result<Vec<Value>, Failure> {
+    let mut runners = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let query: Vec<_> = after.take().map(|after| ("after", after)).into_iter().collect();
+        let mut page = client.get("/v1/runners", &query).await?;
+        if let Some(Value::Array(found)) = page.get_mut("runners").map(Value::take) {
+            runners.extend(found);
+        }
+        after = page.get("next").and_then(Value::as_str).map(str::to_owned);
+        if after.is_none() {
+            return Ok(runners);
+        }
     }
 }
 
@@ -56,7 +72,7 @@ fn all(paper: Paper, runners: &[Value]) {
             plain(share(runner, "cpu")),
             plain(share(runner, "memory")),
             plain(tasks.to_string()),
-            (text(runner, "reason").to_owned(), Ink::Faint),
+            (why_idle(runner).to_owned(), Ink::Faint),
         ]
     });
     let headings = ["RUNNER", "STATE", "PLATFORM", "CPU", "MEMORY", "TASKS", "WHY IT GETS NOTHING MORE"];
@@ -67,9 +83,9 @@ fn one(paper: Paper, runner: &Value) {
     let state = text(runner, "state");
     let head = (paper.ink(Ink::Strong, text(runner, "id")), paper.ink(Ink::of(state), state));
     paper.line(format!("{} is {}", head.0, head.1));
-    let reason = text(runner, "reason");
-    if !reason.is_empty() {
-        paper.line(format!("  {reason}"));
+    let idle = why_idle(runner);
+    if !idle.is_empty() {
+        paper.line(format!("  {idle}"));
     }
     paper.line("");
     let platform = platform(runner);
@@ -77,7 +93,7 @@ fn one(paper: Paper, runner: &Value) {
     for (name, value) in [("platform", platform), ("cpu", held("cpu")), ("memory", held("memory"))] {
         paper.line(format!("  {name:<10}{value}"));
     }
-    for name in ["class", "cost", "slots", "queues", "kinds", "labels", "taints", "version"] {
+    for name in ["slots", "class", "cost", "queues", "kinds", "labels", "taints", "version"] {
         let found = runner.get(name).or_else(|| runner.get("capacity")?.get(name));
         if let Some(value) = found.map(plainly).filter(|value| !value.is_empty()) {
             paper.line(format!("  {name:<10}{value}"));
@@ -94,6 +110,13 @@ fn one(paper: Paper, runner: &Value) {
         vec![(text(held, "id").to_owned(), Ink::Strong), field("state"), field("token")]
     });
     paper.table(&["TASK", "STATE", "TOKEN"], rows.collect());
+}
+
+fn why_idle(runner: &Value) -> &str {
+    match text(runner, "idle") {
+        "" => text(runner, "reason"),
+        idle => idle,
+    }
 }
 
 fn platform(runner: &Value) -> String {

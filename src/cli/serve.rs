@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{LogForm, LogLevel};
+use super::{LogForm, LogLevel, embedded, signals};
 use crate::config::{self, Flag};
+use crate::runtime::Stopped;
+use crate::telemetry::logs;
 
 /// Run the dispatcher: a durable table in a directory, and the HTTP API
 #[derive(Debug, Args)]
@@ -39,8 +41,26 @@ impl Serve {
             return Err(Failure::Usage(why.to_owned()));
         }
         let settings = self.settings()?;
-        let _ = settings;
-        Err(Failure::Broken("not composed".to_owned()))
+        logs::install(settings.log);
+        let stop = signals::stop_asked()?;
+        let running = embedded::start(&settings, stop.clone()).await?;
+        let url = running.url();
+        let data = settings.server.data.display();
+        println!(
+            "longshore listens on {url} and keeps its table in {data}; next: longshore runner --url {url}"
+        );
+        match running.finished().await {
+            Stopped::Released => Ok(()),
+            Stopped::Deposed => {
+                Err(Failure::Broken(format!("another process writes to the table in {data}")))
+            }
+            Stopped::InTrouble(why) => {
+                let why = format!(
+                    "the table in {data} took nothing at the end: {why}; nothing acknowledged is lost"
+                );
+                Err(Failure::Broken(why))
+            }
+        }
     }
 
     fn settings(&self) -> Result<config::Settings, Failure> {

@@ -63,9 +63,9 @@ fn misfits(paper: Paper, heading: &str, list: Option<&Value>) {
         .into_iter()
         .flatten()
         .map(|entry| {
-            let misfit = match text(entry, "misfit") {
-                "" => ("fits".to_owned(), Ink::Good),
-                misfit => (misfit.to_owned(), Ink::Plain),
+            let misfit = match text(entry, "detail") {
+                "" => ("nothing: it fits".to_owned(), Ink::Good),
+                detail => (detail.to_owned(), Ink::Plain),
             };
             vec![(text(entry, "id").to_owned(), Ink::Strong), misfit]
         })

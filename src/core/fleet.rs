@@ -4,6 +4,7 @@
 //! its assigned and running tasks, so no doubled or lost end can leak or inflate capacity.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -126,6 +127,12 @@ impl Fleet {
     /// All runners in the order of their ids.
     pub fn seats(&self) -> impl Iterator<Item = &Seat> {
         self.ids.iter().filter_map(|id| self.seats.get(id))
+    }
+
+    /// The ids of the runners that come after `after`, in their order; all of them after nothing.
+    pub fn after(&self, after: Option<&RunnerId>) -> impl Iterator<Item = &RunnerId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.ids.range::<RunnerId, _>((from, Bound::Unbounded))
     }
 
     /// How many runners there are, in whatever state.

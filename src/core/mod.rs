@@ -25,6 +25,7 @@ mod lease;
 mod planner;
 mod registration;
 pub mod settings;
+pub mod shelves;
 pub mod state;
 mod timers;
 pub mod verdict;

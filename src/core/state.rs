@@ -17,6 +17,7 @@ use super::families::Families;
 use super::fleet::Fleet;
 use super::intern::Intern;
 use super::settings::Settings;
+use super::shelves::{Shelf, Shelves};
 use super::wake::{Wake, Wakes};
 use super::watch::Watch;
 use crate::model::{
@@ -89,7 +90,7 @@ pub struct State {
     pub(super) deadlines: BTreeSet<(Time, TaskId)>,
     pub(super) ended: BTreeSet<(Time, TaskId)>,
     pub(super) lost: BTreeSet<(Time, RunnerId)>,
-    pub(super) oldest: BTreeSet<(Time, TaskId)>,
+    pub(super) shelves: Shelves,
     pub(super) counts: Counts,
     // The leader's own:
     pub(super) wakes: Wakes,
@@ -120,7 +121,7 @@ impl State {
             deadlines: BTreeSet::new(),
             ended: BTreeSet::new(),
             lost: BTreeSet::new(),
-            oldest: BTreeSet::new(),
+            shelves: Shelves::default(),
             counts: Counts::default(),
             wakes: Wakes::default(),
             watch: Watch::default(),
@@ -208,6 +209,7 @@ impl State {
                 self.count_body(id, false);
                 if let Some(task) = self.tasks.remove(id) {
                     self.take_out(&task);
+                    self.shelves.change(Some(&task), None);
                     self.holding_changed(Some(&task), None);
                 }
                 self.count_body(id, true);
@@ -249,6 +251,7 @@ impl State {
             self.take_out(old);
         }
         self.bring_in(&task);
+        self.shelves.change(old.as_deref(), Some(&task));
         let id = task.id.clone();
         self.tasks.insert(id.clone(), task.clone());
         if was_ended != task.is_ended() {
@@ -285,7 +288,6 @@ impl State {
                     self.backlog.remove(&key, &place);
                 }
                 *self.counts.pending.entry(window_of(task)).or_default() -= 1;
-                self.oldest.remove(&(task.submitted, task.id.clone()));
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
                 self.fleet.free(&assignment.runner, &task.id, &task.shape);
@@ -320,7 +322,6 @@ impl State {
                     }
                 }
                 *self.counts.pending.entry(window_of(task)).or_default() += 1;
-                self.oldest.insert((task.submitted, task.id.clone()));
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
                 self.fleet.hold(&assignment.runner, &task.id, &task.shape);
@@ -508,6 +509,11 @@ impl State {
         self.queues.values()
     }
 
+    /// What an operator said of one queue.
+    pub fn queue(&self, id: &QueueId) -> Option<&Queue> {
+        self.queues.get(id)
+    }
+
     /// Whether nothing on the queue is placed.
     pub fn is_paused(&self, queue: &QueueId) -> bool {
         self.queues.get(queue).is_some_and(|queue| queue.paused)
@@ -528,9 +534,15 @@ impl State {
         &self.counts
     }
 
-    /// When the oldest pending task was submitted.
-    pub fn oldest_pending(&self) -> Option<Time> {
-        self.oldest.first().map(|(at, _)| *at)
+    /// All tasks in the order of their admission, by where they stand.
+    pub fn shelves(&self) -> &Shelves {
+        &self.shelves
+    }
+
+    /// When the oldest pending task of a kind was submitted.
+    pub fn oldest_pending(&self, kind: Kind) -> Option<Time> {
+        let id = self.shelves.oldest(Shelf::pending(kind))?;
+        self.tasks.get(id).map(|task| task.submitted)
     }
 
     /// The live jobs of a build.

@@ -11,4 +11,4 @@ pub mod turn_loop;
 pub use handle::{Handle, Status, Unavailable, View};
 pub use log_time::LogTime;
 pub use replica::{Replica, Settled};
-pub use turn_loop::{Stopped, TurnLoop};
+pub use turn_loop::{Stopped, Took, TurnLoop};

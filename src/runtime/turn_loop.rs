@@ -23,7 +23,16 @@ use crate::model::TurnRecord;
 use crate::ports::{Clock, Commit, Inbox, Outbox, Table, TableError};
 
 /// Told of every committed turn, in order.
-pub type Report = Box<dyn Fn(&TurnRecord) + Send>;
+pub type Report = Box<dyn Fn(&TurnRecord, Took) + Send>;
+
+/// How long a turn took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Took {
+    /// To decide it.
+    pub decide: Duration,
+    /// From handing it to the table until it was durable, repetitions included.
+    pub commit: Duration,
+}
 
 /// Why the loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +82,8 @@ pub struct TurnLoop {
     next_call: u64,
     retry: Duration,
     since_compaction: u64,
+    /// How long the turn on its way took to decide, and when it was first handed to the table.
+    decided: (Duration, Duration),
 }
 
 impl std::fmt::Debug for TurnLoop {
@@ -127,6 +138,7 @@ impl TurnLoop {
             next_call: 0,
             retry: RETRY_FIRST,
             since_compaction: 0,
+            decided: Default::default(),
         };
         Ok((turn_loop, handle))
     }
@@ -139,7 +151,7 @@ impl TurnLoop {
                 return self.finish().await;
             }
             if committing.is_none()
-                && let Some(record) = self.replica.decide(self.time.now(&*self.clock), self.table.budget())
+                && let Some(record) = self.decide()
             {
                 committing = Some(self.commit(record, Duration::ZERO));
             }
@@ -171,6 +183,19 @@ impl TurnLoop {
         }
     }
 
+    fn decide(&mut self) -> Option<Arc<TurnRecord>> {
+        let began = self.clock.monotonic();
+        let record = self.replica.decide(self.time.now(&*self.clock), self.table.budget())?;
+        let now = self.clock.monotonic();
+        self.decided = (now.saturating_sub(began), now);
+        Some(record)
+    }
+
+    fn release(&mut self) -> Option<Arc<TurnRecord>> {
+        self.decided = (Duration::ZERO, self.clock.monotonic());
+        self.replica.release(self.time.now(&*self.clock), self.table.budget())
+    }
+
     fn commit(&self, record: Arc<TurnRecord>, after: Duration) -> CommitFuture {
         let table = self.table.clone();
         Box::pin(async move {
@@ -196,7 +221,9 @@ impl TurnLoop {
                 self.retry = RETRY_FIRST;
                 self.view.apply(record);
                 self.send(effects);
-                (self.report)(record);
+                let (decide, handed_over) = self.decided;
+                let commit = self.clock.monotonic().saturating_sub(handed_over);
+                (self.report)(record, Took { decide, commit });
                 // Nobody listening is fine.
                 let _ = self.turns.send(record.clone());
                 self.acknowledge(effects);
@@ -289,11 +316,8 @@ impl TurnLoop {
         self.calls.close();
         self.take_in_arrived();
         loop {
-            let now = self.time.now(&*self.clock);
-            let budget = self.table.budget();
             let last = self.replica.waiting() == 0;
-            let record =
-                if last { self.replica.release(now, budget) } else { self.replica.decide(now, budget) };
+            let record = if last { self.release() } else { self.decide() };
             let Some(record) = record else { return Stopped::Released };
             let mut answer = self.table.commit(&record).await;
             for pause in [RETRY_FIRST, RETRY_FIRST * 4, RETRY_MAX] {

@@ -4,6 +4,7 @@
 //! the field. Nothing here decides anything, and nothing else shapes a payload. A turn that a newer version
 //! wrote is refused with its format's number, never half understood.
 
+pub mod event;
 pub mod fields;
 pub mod malformed;
 pub mod message;

@@ -77,25 +77,36 @@ pub enum BodyError {
 /// Each task of a body in its order, read or refused.
 pub type Submissions = Vec<Result<Arc<NewTask>, Refused>>;
 
-/// Reads one task, `{"tasks": […]}`, or one task a line. A task without `kind` is of `default_kind`.
+/// A body taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// It is one task by itself, and not a list or lines, of however few.
+    pub alone: bool,
+    pub tasks: Submissions,
+}
+
+/// Reads the tasks of a body. A task without `kind` is of `default_kind`.
 pub fn read_submissions(
     body: &[u8],
     default_kind: Kind,
     settings: &Settings,
 ) -> Result<Submissions, BodyError> {
+    read_body(body, default_kind, settings).map(|body| body.tasks)
+}
+
+/// Reads one task, `{"tasks": […]}`, or one task a line. A task without `kind` is of `default_kind`.
+pub fn read_body(body: &[u8], default_kind: Kind, settings: &Settings) -> Result<Body, BodyError> {
     if body.len() > MOST_BODY {
         return Err(BodyError::TooLarge { bytes: body.len() });
     }
     let read = |line, value| read_one(line, value, default_kind, settings);
     if let Some(lines) = lines_of(body) {
         within_most(lines.len())?;
-        return Ok(lines
-            .into_iter()
-            .map(|(line, text)| match json(text) {
-                Ok(value) => read(Some(line), value),
-                Err(malformed) => Err(Refused { line: Some(line), id: None, malformed }),
-            })
-            .collect());
+        let tasks = lines.into_iter().map(|(line, text)| match json(text) {
+            Ok(value) => read(Some(line), value),
+            Err(malformed) => Err(Refused { line: Some(line), id: None, malformed }),
+        });
+        return Ok(Body { alone: false, tasks: tasks.collect() });
     }
     match json(body)? {
         Value::Object(mut whole) if whole.contains_key("tasks") => {
@@ -106,9 +117,10 @@ pub fn read_submissions(
                 return Err(Malformed::value("tasks", &tasks, "expected a list of tasks").into());
             };
             within_most(tasks.len())?;
-            Ok(tasks.into_iter().map(|task| read(None, task)).collect())
+            let tasks = tasks.into_iter().map(|task| read(None, task)).collect();
+            Ok(Body { alone: false, tasks })
         }
-        value @ Value::Object(_) => Ok(vec![read(None, value)]),
+        value @ Value::Object(_) => Ok(Body { alone: true, tasks: vec![read(None, value)] }),
         other => {
             Err(Malformed::value("", &other, "is not a task, {\"tasks\": […]} or one task a line").into())
         }

@@ -8,6 +8,7 @@ mod wait;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -19,9 +20,12 @@ use super::ps::standing;
 use super::{Remote, key_value};
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
-use packs::{Pack, Packs};
+pub(super) use packs::Pack;
+use packs::Packs;
 pub(super) use wait::until_ended;
 
+/// How long to wait when the server has no room for more pending tasks.
+const WINDOW_FULL: Duration = Duration::from_secs(1);
 /// How many refused or failed tasks are told of one by one.
 const SHOWN: usize = 20;
 
@@ -95,7 +99,11 @@ impl Submit {
         let (client, paper) = self.remote.open()?;
         let mut sent = Sent::default();
         match &self.file {
-            None => sent.send(&client, packs::single(&self.asked.task(&self.command))).await?,
+            None => {
+                let mut pack = Pack::default();
+                pack.push(&self.asked.task(&self.command));
+                sent.send(&client, pack).await?;
+            }
             Some(file) => send_all(&client, paper, file, &mut sent).await?,
         }
         if !self.wait {
@@ -184,22 +192,30 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Sends one pack until every task of it is decided.
-    pub(super) async fn send(&mut self, client: &Client, pack: Pack) -> Result<(), Failure> {
-        let answers = client.post("/v1/tasks", Body::Text(&pack.body)).await?;
-        let answers = answers.as_array().cloned().unwrap_or_default();
-        if answers.len() != pack.ids.len() {
-            let why = format!("the server answered {} of {} tasks", answers.len(), pack.ids.len());
-            return Err(Failure::Broken(why));
-        }
-        for (id, answer) in pack.ids.into_iter().zip(answers) {
-            match text(&answer, "answer") {
-                "admitted" | "accepted" => {
-                    self.admitted += 1;
-                    self.taken.push(id);
+    /// Sends one pack, and again what the server has no room for, until every task of it is decided.
+    pub(super) async fn send(&mut self, client: &Client, mut pack: Pack) -> Result<(), Failure> {
+        while !pack.ids.is_empty() {
+            let answers = client.post("/v1/tasks", Body::Text(&pack.body())).await?;
+            let answers = answers.as_array().cloned().unwrap_or_default();
+            if answers.len() != pack.ids.len() {
+                let why = format!("the server answered {} of {} tasks", answers.len(), pack.ids.len());
+                return Err(Failure::Broken(why));
+            }
+            let mut full = Vec::new();
+            for (place, answer) in answers.into_iter().enumerate() {
+                match text(&answer, "answer") {
+                    "admitted" | "accepted" => {
+                        self.admitted += 1;
+                        self.taken.push(pack.ids[place].clone());
+                    }
+                    "duplicate" => self.taken.push(pack.ids[place].clone()),
+                    "full" => full.push(place),
+                    _ => self.refused.push(answer),
                 }
-                "duplicate" => self.taken.push(id),
-                _ => self.refused.push(answer),
+            }
+            pack = pack.only(&full);
+            if !pack.ids.is_empty() {
+                tokio::time::sleep(WINDOW_FULL).await;
             }
         }
         Ok(())

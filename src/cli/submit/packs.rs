@@ -5,17 +5,38 @@
 use std::collections::VecDeque;
 use std::io::BufRead;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cli::failure::Failure;
+use crate::cli::paper::text;
 use crate::wire::submission::{MOST_BODY, MOST_TASK, MOST_TASKS};
 
-/// Tasks that are sent together.
+/// Tasks that are sent together, each as JSON.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Pack {
-    /// The request's body.
-    pub(crate) body: String,
+    pub(crate) tasks: Vec<String>,
     pub(crate) ids: Vec<String>,
+}
+
+impl Pack {
+    /// Puts a task behind the others.
+    pub(crate) fn push(&mut self, task: &Value) {
+        self.ids.push(text(task, "id").to_owned());
+        self.tasks.push(task.to_string());
+    }
+
+    /// The request's body. A list even of one, so that every answer has the same form.
+    pub(crate) fn body(&self) -> String {
+        format!("{{\"tasks\":[{}]}}", self.tasks.join(","))
+    }
+
+    /// The tasks at these places.
+    pub(crate) fn only(&self, places: &[usize]) -> Self {
+        Self {
+            tasks: places.iter().map(|place| self.tasks[*place].clone()).collect(),
+            ids: places.iter().map(|place| self.ids[*place].clone()).collect(),
+        }
+    }
 }
 
 /// Reads packs from a source.
@@ -39,17 +60,13 @@ impl<R: BufRead> Packs<R> {
     /// The next pack; `None` when all have been read.
     pub(super) fn next(&mut self) -> Result<Option<Pack>, Failure> {
         let mut pack = Pack::default();
-        let mut texts = Vec::new();
         let mut bytes = 0;
-        while texts.len() < MOST_TASKS && bytes + MOST_TASK < MOST_BODY {
+        while pack.tasks.len() < MOST_TASKS && bytes + MOST_TASK < MOST_BODY {
             let Some(task) = self.next_task()? else { break };
-            let text = task.to_string();
-            bytes += text.len() + 1;
-            pack.ids.push(task.get("id").and_then(Value::as_str).unwrap_or_default().to_owned());
-            texts.push(text);
+            pack.push(&task);
+            bytes += pack.tasks.last().map_or(0, String::len) + 1;
         }
-        pack.body = format!("{{\"tasks\":[{}]}}", texts.join(","));
-        Ok((!texts.is_empty()).then_some(pack))
+        Ok((!pack.tasks.is_empty()).then_some(pack))
     }
 
     /// Finds out in which form the source is written.
@@ -108,12 +125,6 @@ impl<R: BufRead> Packs<R> {
     fn unreadable(&self, why: &std::io::Error) -> Failure {
         Failure::Usage(format!("read {}: {why}", self.name))
     }
-}
-
-/// One task as a pack of its own.
-pub(super) fn single(task: &Value) -> Pack {
-    let id = task.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Pack { body: json!({"tasks": [task]}).to_string(), ids: vec![id] }
 }
 
 #[cfg(test)]

@@ -1,0 +1,139 @@
+//! The embedded dispatcher, put together: a table in a file, the turn loop on it, HTTP before it.
+//!
+//! Law: a stop goes in one order. HTTP takes nothing new and answers what is being decided; the loop commits
+//! what has arrived and writes a last turn `released`; the table is closed. `serve`, `demo` and the tests all
+//! run this.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::{LocalOutbox, RedbTable, SystemClock};
+use crate::config;
+use crate::core::Settings;
+use crate::http::{self, Context};
+use crate::ports::{Clock, History, Table, TableError};
+use crate::runtime::{Handle, Stopped, TurnLoop};
+use crate::telemetry::{Metrics, logs};
+
+/// A dispatcher that runs in this process.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    pub handle: Handle,
+    pub metrics: Arc<Metrics>,
+    /// Ends when the table is closed.
+    finished: JoinHandle<Stopped>,
+}
+
+impl Running {
+    /// The base of its addresses.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until everything is over and the table is closed.
+    pub async fn finished(self) -> Stopped {
+        self.finished.await.expect("the dispatcher does not panic")
+    }
+}
+
+/// Why it could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error("listen on {address}: {why}; stop what listens there or choose another address (server.listen)")]
+    Listen { address: SocketAddr, why: io::Error },
+}
+
+/// Starts the dispatcher on the table in the data directory. It runs until `stop` is cancelled, or until the
+/// table is taken over by another process.
+pub async fn start(settings: &config::Settings, stop: CancellationToken) -> Result<Running, StartError> {
+    let address = settings.server.listen;
+    let listener = TcpListener::bind(address).await.map_err(|why| StartError::Listen { address, why })?;
+    let data = settings.server.data.clone();
+    let opened = tokio::task::spawn_blocking(move || RedbTable::open(&data)).await;
+    let table = Arc::new(opened.expect("opening a table does not panic")?);
+    let parts = Parts {
+        table: table.clone(),
+        history: table,
+        clock: Arc::new(SystemClock::new()),
+        decisions: Arc::new(settings.decisions.clone()),
+    };
+    compose(parts, listener, stop).await
+}
+
+/// What a dispatcher is put together from.
+#[expect(missing_debug_implementations, reason = "ports do not ask for it")]
+pub struct Parts {
+    pub table: Arc<dyn Table>,
+    pub history: Arc<dyn History>,
+    pub clock: Arc<dyn Clock>,
+    pub decisions: Arc<Settings>,
+}
+
+/// Starts a dispatcher of the given parts.
+pub async fn compose(
+    parts: Parts,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<Running, StartError> {
+    let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
+    let address = listener.local_addr().map_err(|why| StartError::Listen { address: unknown, why })?;
+    let metrics = Arc::new(Metrics::new());
+    let counted = metrics.clone();
+    let report = Box::new(move |turn: &crate::model::TurnRecord, took: crate::runtime::Took| {
+        logs::log(&turn.facts);
+        counted.record(&turn.facts);
+        counted.turn_committed(turn.changes.len(), took.decide, took.commit);
+        let (number, changes, facts) = (turn.number, turn.changes.len(), turn.facts.len());
+        tracing::debug!(turn = number, changes, facts, ?took, "turn committed");
+    });
+    let mut made = None;
+    let (turn_loop, handle) =
+        TurnLoop::open(parts.table, parts.decisions.clone(), parts.clock, report, |view| {
+            made.insert(Arc::new(LocalOutbox::new(view))).clone()
+        })
+        .await?;
+    let context = Context {
+        handle: handle.clone(),
+        outbox: made.expect("the loop was opened with it"),
+        history: parts.history,
+        metrics: metrics.clone(),
+        settings: parts.decisions,
+    };
+    tracing::info!(%address, "dispatcher started");
+    let finished = tokio::spawn(run(turn_loop, context, listener, stop));
+    Ok(Running { address, handle, metrics, finished })
+}
+
+async fn run(
+    turn_loop: TurnLoop,
+    context: Context,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Stopped {
+    // The loop has a stop of its own: it ends after HTTP does. If it ends by itself, so does HTTP.
+    let (stop_http, stop_loop) = (stop.child_token(), CancellationToken::new());
+    let mut deciding = tokio::spawn({
+        let (stop_http, stop_loop) = (stop_http.clone(), stop_loop.clone());
+        async move {
+            let stopped = turn_loop.run(stop_loop).await;
+            stop_http.cancel();
+            stopped
+        }
+    });
+    if let Err(why) = http::serve(listener, context, stop_http).await {
+        tracing::error!(%why, "http ended");
+    }
+    stop_loop.cancel();
+    let stopped = (&mut deciding).await.expect("the turn loop does not panic");
+    tracing::info!(?stopped, "dispatcher stopped");
+    stopped
+}

@@ -1,0 +1,132 @@
+//! Shelves: all tasks in the order of their admission, by where they stand, and how many stand where.
+//!
+//! Law: derived from the tasks' rows alone. A task stands on exactly one shelf, under its place in the order of
+//! admission, which never changes; so a page of a list ends where the next one begins, whatever happens between.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::model::{Kind, QueueId, Task, TaskId, TaskState};
+
+/// Where a task stands, as coarse as a list needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shelf {
+    PendingJobs,
+    PendingBuilds,
+    /// Assigned and running.
+    Held,
+    Ended,
+}
+
+impl Shelf {
+    /// All of them.
+    pub const ALL: [Shelf; 4] = [Shelf::PendingJobs, Shelf::PendingBuilds, Shelf::Held, Shelf::Ended];
+
+    /// The shelf of the pending tasks of one kind.
+    pub fn pending(kind: Kind) -> Self {
+        match kind {
+            Kind::Job => Shelf::PendingJobs,
+            Kind::Build => Shelf::PendingBuilds,
+        }
+    }
+
+    /// The shelf a task stands on.
+    pub fn of(task: &Task) -> Self {
+        match &task.state {
+            TaskState::Pending { .. } => Self::pending(task.kind()),
+            TaskState::Assigned(_) | TaskState::Running(_) => Shelf::Held,
+            TaskState::Ended(_) => Shelf::Ended,
+        }
+    }
+}
+
+/// Numbers of tasks that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Live {
+    pub pending: usize,
+    pub assigned: usize,
+    pub running: usize,
+}
+
+/// The same for each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LiveKinds {
+    pub jobs: Live,
+    pub builds: Live,
+}
+
+/// The tasks of a pool by place, and the numbers of each queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shelves {
+    places: BTreeMap<(Shelf, u64), TaskId>,
+    queues: BTreeMap<QueueId, LiveKinds>,
+}
+
+impl Shelves {
+    /// Takes in that the row `old` gave way to the row `new` of the same task.
+    pub(super) fn change(&mut self, old: Option<&Task>, new: Option<&Task>) {
+        let place = |task: &Task| (Shelf::of(task), task.sequence);
+        if let Some(task) = old {
+            self.count(task, -1);
+        }
+        if let Some(task) = new {
+            self.count(task, 1);
+        }
+        let (before, after) = (old.map(place), new.map(place));
+        if before == after {
+            return;
+        }
+        if let Some(before) = before {
+            self.places.remove(&before);
+        }
+        if let (Some(after), Some(task)) = (after, new) {
+            self.places.insert(after, task.id.clone());
+        }
+    }
+
+    /// The tasks of a shelf with a place below `before`, the newest first.
+    pub fn newest(&self, shelf: Shelf, before: Option<u64>) -> impl Iterator<Item = (u64, &TaskId)> {
+        let end =
+            before.map_or(Bound::Included((shelf, u64::MAX)), |before| Bound::Excluded((shelf, before)));
+        self.places.range((Bound::Included((shelf, 0)), end)).rev().map(|((_, place), id)| (*place, id))
+    }
+
+    /// The task of a shelf that was admitted first.
+    pub fn oldest(&self, shelf: Shelf) -> Option<&TaskId> {
+        self.places.range((shelf, 0)..=(shelf, u64::MAX)).next().map(|(_, id)| id)
+    }
+
+    /// The queues that have tasks which have not ended, with their numbers.
+    pub fn queues(&self) -> impl Iterator<Item = (&QueueId, &LiveKinds)> {
+        self.queues.iter()
+    }
+
+    /// The numbers of one queue.
+    pub fn queue(&self, queue: &QueueId) -> LiveKinds {
+        self.queues.get(queue).copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, task: &Task, by: isize) {
+        if task.is_ended() {
+            return;
+        }
+        if !self.queues.contains_key(&task.shape.queue) {
+            self.queues.insert(task.shape.queue.clone(), LiveKinds::default());
+        }
+        let kinds = self.queues.get_mut(&task.shape.queue).expect("it was just put there");
+        let live = match task.kind() {
+            Kind::Job => &mut kinds.jobs,
+            Kind::Build => &mut kinds.builds,
+        };
+        let number = match &task.state {
+            TaskState::Pending { .. } => &mut live.pending,
+            TaskState::Assigned(_) => &mut live.assigned,
+            TaskState::Running(_) => &mut live.running,
+            TaskState::Ended(_) => return,
+        };
+        *number = number.saturating_add_signed(by);
+        if *kinds == LiveKinds::default() {
+            self.queues.remove(&task.shape.queue);
+        }
+    }
+}

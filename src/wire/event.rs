@@ -1,0 +1,107 @@
+//! Lifecycle events and facts as JSON, for the event stream and the history.
+//!
+//! Law: times are RFC 3339 here, whatever the table keeps; what a fact does not say is left out.
+
+use serde::Serialize;
+
+use super::message;
+use crate::model::{Fact, Lifecycle, Token};
+use crate::ports::TurnEvents;
+
+/// Writes the lifecycle event of the protocol.
+pub fn write_lifecycle(event: &Lifecycle) -> String {
+    serde_json::to_string(&LifecycleJson::of(event)).expect("payloads have text keys and finite numbers")
+}
+
+/// Writes what happened, turn by turn: `[{"turn", "at", "events": […]}]`.
+pub fn write_turns(turns: &[TurnEvents]) -> Vec<u8> {
+    let turns: Vec<TurnJson<'_>> = turns
+        .iter()
+        .map(|turn| TurnJson {
+            turn: turn.turn,
+            at: turn.at.rfc3339(),
+            events: turn.events.iter().map(FactJson::of).collect(),
+        })
+        .collect();
+    message::bytes(&HistoryJson { turns })
+}
+
+#[derive(Serialize)]
+struct HistoryJson<'a> {
+    turns: Vec<TurnJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct TurnJson<'a> {
+    turn: u64,
+    at: String,
+    events: Vec<FactJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum FactJson<'a> {
+    Task {
+        fact: &'static str,
+        #[serde(flatten)]
+        event: LifecycleJson<'a>,
+    },
+    Other(&'a Fact),
+}
+
+impl<'a> FactJson<'a> {
+    fn of(fact: &'a Fact) -> Self {
+        match fact {
+            Fact::Task(event) => FactJson::Task { fact: "task", event: LifecycleJson::of(event) },
+            other => FactJson::Other(other),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct LifecycleJson<'a> {
+    v: u32,
+    id: &'a str,
+    kind: &'static str,
+    queue: &'a str,
+    tenant: &'a str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runner: Option<&'a str>,
+    attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<Token>,
+    at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ran_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+}
+
+impl<'a> LifecycleJson<'a> {
+    fn of(event: &'a Lifecycle) -> Self {
+        Self {
+            v: 1,
+            id: event.id.as_str(),
+            kind: event.kind.as_str(),
+            queue: event.queue.as_str(),
+            tenant: event.tenant.as_str(),
+            state: event.state.as_str(),
+            outcome: event.outcome.map(|outcome| outcome.as_str()),
+            reason: event.reason.as_deref(),
+            runner: event.runner.as_ref().map(|runner| runner.as_str()),
+            attempt: event.attempt,
+            token: event.token,
+            at: event.at.rfc3339(),
+            waited_ms: event.waited_ms,
+            ran_ms: event.ran_ms,
+            exit_code: event.exit_code,
+        }
+    }
+}
