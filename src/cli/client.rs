@@ -57,10 +57,6 @@ impl Client {
         Ok(Self { url: url.trim_end_matches('/').to_owned(), http, reached: AtomicBool::new(false) })
     }
 
-    /// The server's address.
-    pub(super) fn url(&self) -> &str {
-        &self.url
-    }
 
     /// Reads what stands at `path`.
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {

@@ -9,9 +9,11 @@
 mod cancel;
 mod client;
 mod completions;
+mod demo;
 pub mod embedded;
 mod events;
 mod failure;
+mod local;
 mod machine;
 mod operate;
 mod paper;
@@ -70,6 +72,7 @@ enum Command {
     Unfreeze(operate::Unfreeze),
     Table(table::Table),
     Completions(completions::Completions),
+    Demo(demo::Demo),
 }
 
 /// How results are shown.
@@ -175,6 +178,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Unfreeze(unfreeze) => light(unfreeze.run()),
         Command::Table(table) => light(table.run()),
         Command::Completions(completions) => completions.run(),
+        Command::Demo(demo) => whole(demo.run()),
     }
 }
 

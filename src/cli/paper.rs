@@ -47,6 +47,11 @@ impl Paper {
         self.json
     }
 
+    /// Whether lines may move: somebody watches.
+    pub(super) fn is_moving(self) -> bool {
+        self.moving
+    }
+
     /// Writes one JSON value on one line.
     pub(super) fn json(self, value: &Value) {
         write(&format!("{value}\n"));

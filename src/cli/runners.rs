@@ -138,7 +138,7 @@ fn share(runner: &Value, name: &str) -> String {
 
 fn shown(name: &str, amount: &Value) -> String {
     match amount.as_u64() {
-        Some(bytes) if name == "memory" => amount_text("memory", bytes),
+        Some(bytes) if name == "memory" && bytes > 0 => amount_text("memory", bytes),
         _ => plainly(amount),
     }
 }

@@ -33,7 +33,7 @@ impl Why {
 
 fn show(paper: Paper, id: &str, task: &Value, why: &Value) {
     let (word, ink) = standing(task);
-    let mut head = format!("{} is {}", paper.ink(Ink::Strong, id), paper.ink(ink, word));
+    let mut head = format!("{}: {}", paper.ink(Ink::Strong, id), paper.ink(ink, word));
     if let Some(position) = why.get("position").and_then(Value::as_u64) {
         head.push_str(&format!(", {}", in_line(position)));
     }

@@ -22,7 +22,8 @@ use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
 pub(super) use packs::Pack;
 use packs::Packs;
-pub(super) use wait::until_ended;
+pub(super) use wait::ended_of;
+use wait::until_ended;
 
 /// How long to wait when the server has no room for more pending tasks.
 const WINDOW_FULL: Duration = Duration::from_secs(1);
@@ -304,7 +305,8 @@ async fn tell(client: &Client, paper: Paper, task: &Value) {
         line.push_str(&format!(" after {}", took(ran)));
     }
     match text(task, "reason") {
-        "" => {}
+        // An exit code was said already.
+        reason if reason.is_empty() || reason.starts_with("exit code") => {}
         reason => line.push_str(&format!(": {reason}")),
     }
     paper.line(line);

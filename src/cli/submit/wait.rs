@@ -31,12 +31,21 @@ pub(crate) async fn until_ended(
     paper: Paper,
     ids: Vec<String>,
 ) -> Result<Vec<Value>, Failure> {
-    let order: BTreeMap<String, usize> = ids.iter().cloned().enumerate().map(|(at, id)| (id, at)).collect();
     let bar = match &ids[..] {
         [id] => paper.spinner(&format!("{id} is submitted")),
         many => paper.progress(many.len() as u64, "ended"),
     };
-    let mut wait = Wait { client, open: order.clone(), ended: BTreeMap::new(), bar };
+    follow(client, bar, ids).await
+}
+
+/// The same without a word.
+pub(crate) async fn ended_of(client: &Client, ids: Vec<String>) -> Result<Vec<Value>, Failure> {
+    follow(client, ProgressBar::hidden(), ids).await
+}
+
+async fn follow(client: &Client, bar: ProgressBar, ids: Vec<String>) -> Result<Vec<Value>, Failure> {
+    let open = ids.into_iter().enumerate().map(|(at, id)| (id, at)).collect();
+    let mut wait = Wait { client, open, ended: BTreeMap::new(), bar };
     while !wait.open.is_empty() {
         wait.listen().await?;
     }
