@@ -10,8 +10,8 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 
-use crate::model::{Head, TurnId, TurnRecord};
-use crate::ports::{Budget, Commit, Follow};
+use crate::model::TurnRecord;
+use crate::ports::Follow;
 
 /// What a log answers to "what comes after this turn?".
 pub(super) enum Next {
@@ -63,25 +63,4 @@ where
         }
     }
     None
-}
-
-/// The answer to a turn that is not the next one: whose turn stands at its number?
-pub(super) fn answer(turn: &TurnRecord, standing: Option<TurnId>, head: &Head) -> Commit {
-    match standing {
-        Some(id) if id == turn.id => Commit::Done,
-        Some(by) => Commit::Deposed { by },
-        None => Commit::Deposed { by: head.id },
-    }
-}
-
-/// Why a turn is more than the table takes, if it is.
-pub(super) fn excess(budget: Budget, turn: &TurnRecord, bytes: impl FnOnce() -> usize) -> Option<Commit> {
-    let over = |what, has, most| Commit::Refused {
-        why: format!("turn {} has {has} {what}; the table takes at most {most} in one turn", turn.number),
-    };
-    if turn.changes.len() > budget.rows {
-        return Some(over("rows", turn.changes.len(), budget.rows));
-    }
-    let bytes = bytes();
-    (bytes > budget.bytes).then(|| over("bytes", bytes, budget.bytes))
 }

@@ -11,6 +11,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::acceptance;
 use super::following::{self, Next};
 use crate::model::{Change, Head, Key, Row, TurnRecord};
 use crate::ports::history::task_of;
@@ -86,11 +87,11 @@ impl MemoryTable {
         let mut state = self.state();
         if turn.number != state.head.number + 1 {
             let standing = state.logged(turn.number).map(|logged| logged.turn.id);
-            return following::answer(turn, standing, &state.head);
+            return acceptance::answer(turn, standing, &state.head);
         }
         let unmeasured = self.shared.budget.bytes == usize::MAX;
         let bytes = || if unmeasured { 0 } else { encode(turn).bytes().len() };
-        if let Some(refused) = following::excess(self.shared.budget, turn, bytes) {
+        if let Some(refused) = acceptance::excess(self.shared.budget, turn, bytes) {
             return refused;
         }
         state.append(turn);

@@ -3,6 +3,7 @@
 //! Law: every table here passes the same laws (`tests/table_laws`). Rests on `ports` and `wire`; nothing in the
 //! core knows of it.
 
+mod acceptance;
 pub mod faulty;
 mod following;
 pub mod local;

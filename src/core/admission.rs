@@ -13,7 +13,7 @@ use super::draft::Draft;
 use super::input::Submitted;
 use super::state::Window;
 use super::verdict;
-use crate::model::{Fact, IfUnplaceable, Kind, NewTask, Outcome, Row, Task, TaskState};
+use crate::model::{Fact, Kind, NewTask, Outcome, Row, Task, TaskState};
 
 /// Decides about one submission. `sequence` is its place in the inbox.
 pub(super) fn submit(draft: &mut Draft, new: &NewTask, sequence: u64) -> Submitted {
@@ -35,18 +35,8 @@ pub(super) fn submit(draft: &mut Draft, new: &NewTask, sequence: u64) -> Submitt
     if let Some(reason) = build_is_over(draft, new) {
         return end_at_once(draft, new, task, Outcome::Cancelled, &reason);
     }
-    if !draft.state.watch.is_settling() && new.limits.if_unplaceable != IfUnplaceable::Hold {
-        if let Some(misfits) = verdict::never_fits(draft.state, &new.shape, &new.jobs) {
-            match verdict::patience(&task) {
-                Some(until) if until > draft.now => {
-                    draft.state.watch.unplaceable.insert((until, task.id.clone()));
-                }
-                _ => {
-                    let reason = verdict::rejection(&misfits);
-                    return end_at_once(draft, new, task, Outcome::Rejected, &reason);
-                }
-            }
-        }
+    if let Some(reason) = hopeless(draft, new, &task) {
+        return end_at_once(draft, new, task, Outcome::Rejected, &reason);
     }
     draft.put(Row::Spec { id: new.id.clone(), body: new.body.clone() });
     draft.put_task(task);
@@ -130,6 +120,20 @@ fn no_room(draft: &Draft, new: &NewTask) -> Option<Arc<str>> {
         format!("waiting tasks would take {bytes} bytes; the window takes {limit} (table.window_bytes)")
             .into()
     })
+}
+
+/// Why the task ends at once because nothing known could ever run it. One with patience is watched instead.
+fn hopeless(draft: &mut Draft, new: &NewTask, task: &Task) -> Option<String> {
+    if draft.state.watch.is_settling() {
+        return None;
+    }
+    let until = verdict::patience(task)?;
+    let misfits = verdict::never_fits(draft.state, &new.shape, &new.jobs)?;
+    if until > draft.now {
+        draft.state.watch.unplaceable.insert((until, task.id.clone()));
+        return None;
+    }
+    Some(verdict::rejection(&misfits))
 }
 
 fn broken_build_rule(draft: &Draft, new: &NewTask) -> Option<String> {

@@ -90,7 +90,7 @@ fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
             let first = draft.state.settings.refusal_backoff;
             let now = draft.now;
             draft.state.watch.refuse(&task.id, &held.runner, now, first);
-            blame::refused(draft, &held.runner, &said(end));
+            blame::refused(draft, &held.runner, said(end));
             draft.return_task(task, &format!("refused by {}: {}", held.runner, said(end)), None);
         }
         (AttemptOutcome::Handback, None) => {

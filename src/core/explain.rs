@@ -133,6 +133,9 @@ fn fleet_reason(verdict: Verdict, runners: &[(RunnerId, Option<Misfit>)]) -> Opt
             let (runner, _) = runners.iter().find(|(_, misfit)| misfit.is_none())?;
             Some(format!("it fits on {runner} now"))
         }
+        _ if runners.is_empty() => {
+            Some("no runner is here; it waits for one of a kind that was here or is declared".to_owned())
+        }
         _ => {
             let (runner, misfit) = runners
                 .iter()

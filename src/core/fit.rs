@@ -1,8 +1,7 @@
 //! Fit: can this runner take this task, and if not, what exactly is in the way?
 //!
-//! Law: the planner, the verdict, the rule for builds, `why` and the runner's own refusal all ask these
-//! functions, so an explanation can never disagree with a placement. They look at one shape and one offer and
-//! know no other task or runner.
+//! Law: the planner, the verdict, the rule for builds and `why` all ask these functions, so an explanation can
+//! never disagree with a placement. They look at one shape and one offer and know no other task or runner.
 
 use std::fmt;
 use std::sync::Arc;

@@ -133,7 +133,10 @@ impl State {
     pub fn load(settings: Arc<Settings>, table: Uuid, head: Head, rows: Vec<Row>) -> Self {
         let mut state = Self::new(settings, table);
         state.set_head(head);
-        for row in rows {
+        // What a task holds is counted on its runner, so runners are there first.
+        let (runners, others): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| matches!(row, Row::Runner(_)));
+        for row in runners.into_iter().chain(others) {
             state.put(row);
         }
         state.wakes.clear();

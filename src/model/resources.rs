@@ -105,7 +105,7 @@ pub struct Shortage<'a> {
 /// Writes an amount of `name` as people do: cores, binary bytes, plain counts.
 pub fn amount_text(name: &str, amount: u64) -> String {
     match name {
-        "cpu" if amount % 1000 == 0 => (amount / 1000).to_string(),
+        "cpu" if amount.is_multiple_of(1000) => (amount / 1000).to_string(),
         "cpu" => format!("{}.{}", amount / 1000, format!("{:03}", amount % 1000).trim_end_matches('0')),
         "memory" => bytes_text(amount),
         _ => amount.to_string(),
@@ -115,7 +115,7 @@ pub fn amount_text(name: &str, amount: u64) -> String {
 fn bytes_text(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.iter().find(|(_, size)| bytes >= *size) {
-        Some((unit, size)) if bytes % size == 0 => format!("{}{unit}", bytes / size),
+        Some((unit, size)) if bytes.is_multiple_of(*size) => format!("{}{unit}", bytes / size),
         Some((unit, size)) => format!("{:.1}{unit}", bytes as f64 / *size as f64),
         None => format!("{bytes}B"),
     }

@@ -36,14 +36,14 @@ const FOLLOW_STEP: usize = 256;
 
 /// How much a table takes and keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct Bounds {
     /// What it takes as one turn.
     pub budget: Budget,
     /// How many of the newest turns keep their facts.
     pub history_turns: u64,
 }
 
-impl Default for Limits {
+impl Default for Bounds {
     fn default() -> Self {
         Self { budget: Budget { rows: 4_000, bytes: 4 << 20 }, history_turns: 200_000 }
     }
@@ -59,7 +59,7 @@ pub struct RedbTable {
 struct Shared {
     table: Uuid,
     place: Place,
-    limits: Limits,
+    bounds: Bounds,
     writable: bool,
     /// Absent from a failure of the disk until the file is opened again.
     db: Mutex<Option<Arc<Database>>>,
@@ -73,14 +73,14 @@ impl RedbTable {
     ///
     /// Refuses a directory that is in use, and one whose table is gone, foreign or damaged.
     pub fn open(dir: &Path) -> Result<Self, TableError> {
-        Self::open_with(dir, Limits::default())
+        Self::open_with(dir, Bounds::default())
     }
 
-    /// The same with other limits.
-    pub fn open_with(dir: &Path, limits: Limits) -> Result<Self, TableError> {
+    /// The same with other bounds.
+    pub fn open_with(dir: &Path, bounds: Bounds) -> Result<Self, TableError> {
         let place = Place::of(dir);
         let opened = place.open()?;
-        Ok(Self::of(place, opened, limits, true))
+        Ok(Self::of(place, opened, bounds, true))
     }
 
     /// Opens the table in `dir` to look at it while no server has it. The file is not written to, whatever state
@@ -88,7 +88,7 @@ impl RedbTable {
     pub fn inspect(dir: &Path) -> Result<Self, TableError> {
         let place = Place::of(dir);
         let opened = place.open_unwritten()?;
-        Ok(Self::of(place, opened, Limits::default(), false))
+        Ok(Self::of(place, opened, Bounds::default(), false))
     }
 
     /// Reads all of the table in `dir` without writing to it: every checksum, every row, every turn, and whether
@@ -117,11 +117,11 @@ impl RedbTable {
         self.shared.clone().read(move |reading| schema::turns(reading, after, limit)).await
     }
 
-    fn of(place: Place, opened: Opened, limits: Limits, writable: bool) -> Self {
+    fn of(place: Place, opened: Opened, bounds: Bounds, writable: bool) -> Self {
         let Opened { db, table, head, lock } = opened;
         let db = Mutex::new(Some(Arc::new(db)));
         let news = watch::Sender::new(head.number);
-        Self { shared: Arc::new(Shared { table, place, limits, writable, db, news, _lock: lock }) }
+        Self { shared: Arc::new(Shared { table, place, bounds, writable, db, news, _lock: lock }) }
     }
 }
 
@@ -134,8 +134,13 @@ impl Shared {
     {
         let shared = self.clone();
         let done = spawn_blocking(move || guarded(|| job(&shared.database()?.begin_read()?))).await;
-        let stopped = |_| Failure::Contradiction("the program is stopping".to_owned());
-        done.map_err(stopped).flatten().map_err(|why| self.place.error(why))
+        match done {
+            Ok(read) => read.map_err(|why| self.place.error(why)),
+            Err(stopped) => Err(TableError::Unreadable {
+                what: self.place.file.display().to_string(),
+                why: format!("the program is stopping ({stopped})"),
+            }),
+        }
     }
 
     /// The open file; opens it again after a failure.
@@ -161,7 +166,7 @@ impl Shared {
             Ok(db) => db,
             Err(why) => return Commit::Unknown { why: why.to_string() },
         };
-        let attempt = || schema::commit(&db, turn, &encoded, &self.limits);
+        let attempt = || schema::commit(&db, turn, &encoded, &self.bounds);
         let written = catch_unwind(AssertUnwindSafe(attempt))
             .unwrap_or_else(|panic| Err((Stage::Committing, contradiction(&*panic))));
         match written {
@@ -245,7 +250,7 @@ impl Table for RedbTable {
     }
 
     fn budget(&self) -> Budget {
-        self.shared.limits.budget
+        self.shared.bounds.budget
     }
 }
 

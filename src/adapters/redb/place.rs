@@ -62,7 +62,7 @@ impl Place {
             .write(true)
             .open(&self.lock)
             .map_err(|why| unreadable("open", &self.lock, &why))?;
-        self.hold(&lock, lock.try_lock())?;
+        self.hold(lock.try_lock())?;
 
         let named = self.named_table()?;
         match (self.length()?, named) {
@@ -130,7 +130,7 @@ impl Place {
     /// Reads the file through memory: whose table it is, and that it is one.
     fn look(&self, named: Option<Uuid>) -> Result<Opened, TableError> {
         let file = File::open(&self.file).map_err(|why| unreadable("open", &self.file, &why))?;
-        self.hold(&file, file.try_lock_shared())?;
+        self.hold(file.try_lock_shared())?;
         let lock = file.try_clone().map_err(|why| unreadable("open", &self.file, &why))?;
         let look = || -> Result<_, Failure> {
             let overlay = Overlay::over(file).map_err(redb::Error::Io)?;
@@ -219,14 +219,11 @@ impl Place {
     }
 
     /// A lock that is not to be had means another process; a file system without locks is trusted.
-    fn hold(&self, file: &File, held: Result<(), TryLockError>) -> Result<(), TableError> {
+    fn hold(&self, held: Result<(), TryLockError>) -> Result<(), TableError> {
         match held {
             Ok(()) => Ok(()),
             Err(TryLockError::WouldBlock) => Err(TableError::InUse { what: self.file.display().to_string() }),
-            Err(TryLockError::Error(why)) if why.kind() == io::ErrorKind::Unsupported => {
-                let _ = file;
-                Ok(())
-            }
+            Err(TryLockError::Error(why)) if why.kind() == io::ErrorKind::Unsupported => Ok(()),
             Err(TryLockError::Error(why)) => Err(unreadable("lock", &self.file, &why)),
         }
     }

@@ -8,8 +8,8 @@ use redb::{
 };
 use uuid::Uuid;
 
-use super::super::following;
-use super::{Limits, history};
+use super::super::acceptance;
+use super::{Bounds, history};
 use crate::model::{Change, Head, Key, Row, TurnRecord};
 use crate::ports::table::TURNS_KEPT;
 use crate::ports::{Commit, Load};
@@ -149,17 +149,17 @@ pub(super) fn commit(
     db: &Database,
     turn: &TurnRecord,
     encoded: &EncodedTurn,
-    limits: &Limits,
+    bounds: &Bounds,
 ) -> Result<Commit, (Stage, Failure)> {
     let looking = |why| (Stage::Looking, why);
     let writing = db.begin_write().map_err(|why| looking(why.into()))?;
     let look = || standing(&writing.open_table(ABOUT)?, &writing.open_table(TURNS)?, turn);
-    let refuse = || following::excess(limits.budget, turn, || encoded.bytes().len());
+    let refuse = || acceptance::excess(bounds.budget, turn, || encoded.bytes().len());
     if let Some(answer) = look().map_err(looking)?.or_else(refuse) {
         return Ok(answer); // the transaction is given up: nothing was written
     }
     put(&writing, turn, encoded)
-        .and_then(|()| history::record(&writing, turn, encoded, limits.history_turns))
+        .and_then(|()| history::record(&writing, turn, encoded, bounds.history_turns))
         .map_err(|why| (Stage::Writing, why))?;
     writing.commit().map_err(|why| (Stage::Committing, why.into()))?;
     Ok(Commit::Done)
@@ -180,7 +180,7 @@ fn standing(
         return Ok(None);
     }
     let there = turns.get(turn.number)?.map(|bytes| decode_turn(turn.number, bytes.value())).transpose()?;
-    Ok(Some(following::answer(turn, there.map(|turn| turn.id), &head)))
+    Ok(Some(acceptance::answer(turn, there.map(|turn| turn.id), &head)))
 }
 
 /// Drops one step of turns that lie before the kept ones; says whether more are left.

@@ -1,0 +1,33 @@
+# The verbs people use. Each line also runs by hand.
+
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: demo test fast check sim bench up
+
+demo:            ## the main job, in one process on real parts
+	cargo run --release -- demo
+
+test:            ## everything; cargo brings what the tests need
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --no-fail-fast
+else
+	cargo test --no-fail-fast
+endif
+
+fast:            ## the decisions alone, in seconds
+	cargo test --test behaviour --test submission --test runner_session --test architecture
+
+check:           ## what a change must pass
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	$(MAKE) test
+
+sim:             ## more seeds: make sim SEEDS=2000
+	LONGSHORE_SEEDS=$(or $(SEEDS),2000) cargo test --release --test simulation -- --nocapture
+
+bench:           ## the figures the README names
+	cargo run --release -- bench
+	cargo bench
+
+up:              ## a dispatcher in a container (see docker-compose.yml)
+	docker-compose up --build

@@ -1,0 +1,180 @@
+//! Whatever can make a task runnable wakes it in the very turn; the sweep finds nothing.
+
+use longshore::core::Settings;
+use longshore::core::input::Command;
+use longshore::model::{AttemptOutcome, Fact};
+use proptest::prelude::*;
+
+use super::world::*;
+
+/// A task waits for want of room; `cause` makes room; it must be placed at once.
+fn wakes(world: &mut World, name: &str, cause: impl FnOnce(&mut World)) {
+    assert_eq!(world.where_is(name), "pending");
+    cause(world);
+    assert_ne!(world.where_is(name), "pending");
+}
+
+#[test]
+fn each_cause_wakes_the_task_it_makes_runnable() {
+    let full = || {
+        let mut world = World::with_runners([runner("r").cpu(1)]);
+        world.submit(task("runs"));
+        world.start("runs");
+        world.submit(task("waits"));
+        world
+    };
+    wakes(&mut full(), "waits", |world| world.succeed("runs"));
+    wakes(&mut full(), "waits", |world| {
+        world.register(runner("r2"));
+    });
+    wakes(&mut full(), "waits", |world| {
+        world.register(runner("r").cpu(2));
+    });
+    wakes(&mut full(), "waits", |world| {
+        world.cancel("runs");
+        world.end("runs", AttemptOutcome::Cancelled);
+    });
+    let mut world = World::with_runners([runner("r")]);
+    world.hold("r");
+    world.submit(task("held"));
+    wakes(&mut world, "held", |world| world.resume("r"));
+    world.command(Command::PauseQueue { queue: id("default") });
+    world.submit(task("paused"));
+    wakes(&mut world, "paused", |world| {
+        world.command(Command::UnpauseQueue { queue: id("default") });
+    });
+    world.submit(task("refused"));
+    world.end("refused", AttemptOutcome::Refused);
+    wakes(&mut world, "refused", |world| world.pass(secs(1)));
+    world.submit(task("repeats").retries(1));
+    world.fail("repeats");
+    wakes(&mut world, "repeats", |world| world.pass(secs(1)));
+}
+
+#[test]
+fn the_end_of_a_build_elsewhere_wakes_a_build_that_the_rule_held_back() {
+    let mut world = World::with_runners([runner("r1").opaque(2), runner("r2").opaque(1)]);
+    world.submit(build("b1"));
+    world.submit(build("b2"));
+    assert_eq!(world.where_is("b1"), "r2", "the fullest first");
+    assert_eq!(world.where_is("b2"), "r1");
+    world.submit(build("b3"));
+    wakes(&mut world, "b3", |world| world.succeed("b1"));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Submit { cpu: u64, arch: u8, build: bool, of: Option<u8>, priority: i32 },
+    End { which: usize, outcome: u8 },
+    Runner { which: u8, cpu: u64, arch: u8, slots: u32 },
+    Leave { which: u8 },
+    Stand { which: u8, how: u8 },
+    Pause(bool),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..5u64, 0..3u8, any::<bool>(), proptest::option::of(0..20u8), -1..2i32)
+            .prop_map(|(cpu, arch, build, of, priority)| Step::Submit { cpu, arch, build, of, priority }),
+        5 => (any::<usize>(), 0..6u8).prop_map(|(which, outcome)| Step::End { which, outcome }),
+        2 => (0..4u8, 1..9u64, 1..3u8, 1..5u32)
+            .prop_map(|(which, cpu, arch, slots)| Step::Runner { which, cpu, arch, slots }),
+        1 => (0..4u8).prop_map(|which| Step::Leave { which }),
+        1 => (0..4u8, 0..3u8).prop_map(|(which, how)| Step::Stand { which, how }),
+        1 => any::<bool>().prop_map(Step::Pause),
+        2 => (1..40u64).prop_map(Step::Pass),
+    ]
+}
+
+fn arch(number: u8) -> &'static str {
+    ["", "amd64", "arm64"][usize::from(number)]
+}
+
+fn apply(world: &mut World, step: Step, number: usize) {
+    match step {
+        Step::Submit { cpu, arch: wanted, build: true, priority, .. } => {
+            let job = task("x").cpu(cpu.min(2)).arch(arch(wanted)).shape();
+            world.submit(build(&format!("t{number}")).cpu(cpu).priority(priority).jobs([job]));
+        }
+        Step::Submit { cpu, arch: wanted, of, priority, .. } => {
+            let mut job = task(&format!("t{number}")).cpu(cpu).arch(arch(wanted)).priority(priority);
+            if let Some(of) = of {
+                job = job.of(&format!("t{of}"));
+            }
+            world.submit(job);
+        }
+        Step::End { which, outcome } => {
+            let held: Vec<String> = world
+                .state
+                .fleet()
+                .seats()
+                .flat_map(|seat| seat.tasks.iter().map(|task| task.to_string()))
+                .collect();
+            if !held.is_empty() {
+                let name = &held[which % held.len()];
+                if outcome % 2 == 0 {
+                    world.start(name);
+                }
+                world.end(name, AttemptOutcome::ALL[usize::from(outcome)]);
+            }
+        }
+        Step::Runner { which, cpu, arch: has, slots } => {
+            let made = runner(&format!("r{which}")).cpu(cpu).arch(arch(has));
+            let made = if which == 3 { made.opaque(slots) } else { made };
+            world.register(made);
+        }
+        Step::Leave { which } => {
+            let name = format!("r{which}");
+            if world.state.runner(&id(&name)).is_some() {
+                world.leave(&name, &[]);
+            }
+        }
+        Step::Stand { which, how } => {
+            let name = format!("r{which}");
+            match how {
+                0 => world.hold(&name),
+                1 => world.drain(&name),
+                _ => world.resume(&name),
+            }
+        }
+        Step::Pause(pause) => {
+            let queue = id("default");
+            world.command(if pause {
+                Command::PauseQueue { queue }
+            } else {
+                Command::UnpauseQueue { queue }
+            });
+        }
+        Step::Pass(span) => world.pass_alive(secs(span), &[]),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// After whatever happened, a sweep finds nothing that a wake-up had not named; and what `why` calls
+    /// placeable now is not pending on an open queue.
+    #[test]
+    fn no_wake_up_is_missing_and_why_agrees_with_the_planner(steps in proptest::collection::vec(step(), 1..40)) {
+        let settings = Settings { unsafe_grace: secs(30), ..Settings::default() };
+        let mut world = World::with(settings, [runner("r0").cpu(4)]);
+        for (number, step) in steps.into_iter().enumerate() {
+            apply(&mut world, step, number);
+            let paused = world.state.is_paused(&id("default"));
+            let placeable: Vec<String> = world
+                .state
+                .tasks()
+                .filter(|task| task.is_pending() && !paused)
+                .filter(|task| {
+                    let why = world.why(task.id.as_str());
+                    why.verdict == Some(longshore::core::verdict::Verdict::FitsNow) && why.position.is_some()
+                })
+                .map(|task| task.id.to_string())
+                .collect();
+            prop_assert_eq!(placeable, Vec::<String>::new());
+        }
+        world.pass_alive(secs(31), &[]);
+        prop_assert_eq!(world.said(|fact| matches!(fact, Fact::SweepFound { .. })), 0);
+    }
+}
