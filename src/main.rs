@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary: everything it does is in `longshore::cli`.
+
+fn main() -> std::process::ExitCode {
+    longshore::cli::main()
+}

@@ -1,0 +1,189 @@
+//! `runner`: offers this machine, or a part of it, to a dispatcher.
+//!
+//! Law: what is not said is found out from the machine. A stop hands back what was not started, ends what runs,
+//! and leaves; whatever a killed runner left is cleaned up by the next start in the same directory.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::Failure;
+use super::{LogArgs, key_value, machine, signals};
+use crate::model::resources::{parse_cpu, parse_memory};
+use crate::model::time::parse_span;
+use crate::model::{ClassId, Kind, Offer, QueueId, Resources, RunnerId};
+use crate::runner::backend::{Backend, NoopBackend, ProcessBackend};
+use crate::runner::http::HttpLink;
+use crate::runner::{Runner as Sdk, RunnerConfig, RunnerError};
+use crate::telemetry::logs;
+
+/// Offer this machine to a dispatcher and run what it assigns
+#[derive(Debug, Args)]
+pub(super) struct Runner {
+    /// Where the server answers
+    #[arg(long, env = "LONGSHORE_URL", default_value = "http://127.0.0.1:8080", hide_env_values = true)]
+    url: String,
+    /// Connect over NATS (not in this version yet)
+    #[arg(long, hide = true)]
+    nats: Option<String>,
+    /// Name of this runner [default: the machine's name]
+    #[arg(long)]
+    id: Option<RunnerId>,
+    /// Cores to offer, like 2 or 0.5 or 500m [default: all this process may use]
+    #[arg(long, value_parser = parse_cpu)]
+    cpu: Option<u64>,
+    /// Memory to offer, like 512MiB or 2GiB [default: all this process may use]
+    #[arg(long, value_parser = parse_memory)]
+    memory: Option<u64>,
+    /// Tasks at once, whatever they ask for
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    slots: u32,
+    /// Architecture it offers [default: this machine's]
+    #[arg(long)]
+    arch: Option<String>,
+    /// Operating system it offers [default: this machine's]
+    #[arg(long)]
+    os: Option<String>,
+    /// A label tasks may ask for
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    labels: Vec<(String, String)>,
+    /// Take only tasks that tolerate this
+    #[arg(long = "taint", value_name = "TAINT")]
+    taints: Vec<String>,
+    /// Take only tasks from this queue [default: any]
+    #[arg(long = "queue", value_name = "QUEUE")]
+    queues: Vec<QueueId>,
+    /// Take only this kind: job or build [default: both]
+    #[arg(long = "kind", value_name = "KIND")]
+    kinds: Vec<KindArg>,
+    /// Price of one placement here; the lowest is taken first
+    #[arg(long, default_value_t = 1.0, value_parser = price)]
+    cost: f64,
+    /// The class of runner it belongs to
+    #[arg(long)]
+    class: Option<ClassId>,
+    /// Where it keeps what must survive it [default: a directory of its id in this user's state directory]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// What runs the work
+    #[arg(long, value_enum, default_value_t = BackendArg::Process)]
+    backend: BackendArg,
+    /// Time between asking work to end and ending it
+    #[arg(long, default_value = "10s", value_parser = parse_span)]
+    grace: Duration,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum KindArg {
+    Job,
+    Build,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BackendArg {
+    /// Each task's command, as a process group of this machine
+    Process,
+    /// Nothing: each task has succeeded at once
+    Noop,
+}
+
+impl Runner {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        if self.nats.is_some() {
+            return Err(Failure::Usage(
+                "--nats: not in this version yet; use --url with a server's address".into(),
+            ));
+        }
+        logs::install(self.log.logging());
+        let config = self.config()?;
+        let link = HttpLink::new(&self.url).map_err(|why| Failure::Usage(format!("--url: {why}")))?;
+        let backend = self.backend.open(self.grace)?;
+        let stop = signals::stop_asked()?;
+        tracing::info!(
+            runner = %config.id, url = self.url, data = %config.data_dir.display(),
+            offer = %config.offer.resources.clone().unwrap_or_default(), slots = config.offer.slots,
+            arch = &*config.offer.arch, os = &*config.offer.os, "runner started"
+        );
+        Sdk::new(config, Arc::new(link), backend).run(stop).await.map_err(said)
+    }
+
+    fn config(&self) -> Result<RunnerConfig, Failure> {
+        let id = self.id.clone().unwrap_or_else(machine::name);
+        let memory = self.memory.or_else(machine::memory);
+        let memory = memory.ok_or_else(|| {
+            Failure::Usage("--memory: this machine does not say how much it has".to_owned())
+        })?;
+        let data_dir = match &self.data {
+            Some(data) => data.clone(),
+            None => {
+                let state = machine::state_directory().ok_or_else(|| {
+                    Failure::Usage(
+                        "--data: neither XDG_STATE_HOME nor HOME is set; name a directory".to_owned(),
+                    )
+                })?;
+                state.join(format!("runner-{id}"))
+            }
+        };
+        let kinds: BTreeSet<Kind> = self.kinds.iter().map(|kind| kind.kind()).collect();
+        let offer = Offer {
+            kinds: if kinds.is_empty() { BTreeSet::from([Kind::Job, Kind::Build]) } else { kinds },
+            queues: self.queues.iter().filter(|queue| queue.as_str() != "*").cloned().collect(),
+            arch: self.arch.clone().unwrap_or_else(|| machine::arch().to_owned()).into(),
+            os: self.os.clone().unwrap_or_else(|| machine::os().to_owned()).into(),
+            labels: self
+                .labels
+                .iter()
+                .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
+                .collect(),
+            taints: self.taints.iter().map(|taint| taint.as_str().into()).collect(),
+            resources: Some(Resources::new(self.cpu.unwrap_or_else(machine::cpu), memory)),
+            slots: self.slots,
+        };
+        Ok(RunnerConfig {
+            cost: self.cost,
+            class: self.class.clone(),
+            stop_grace: self.grace,
+            ..RunnerConfig::new(id, Arc::new(offer), data_dir)
+        })
+    }
+}
+
+impl KindArg {
+    fn kind(self) -> Kind {
+        match self {
+            KindArg::Job => Kind::Job,
+            KindArg::Build => Kind::Build,
+        }
+    }
+}
+
+impl BackendArg {
+    fn open(self, grace: Duration) -> Result<Arc<dyn Backend>, Failure> {
+        Ok(match self {
+            BackendArg::Process => {
+                let backend = ProcessBackend::new(grace);
+                Arc::new(
+                    backend.map_err(|why| Failure::Broken(format!("start the process back end: {why}")))?,
+                )
+            }
+            BackendArg::Noop => Arc::new(NoopBackend),
+        })
+    }
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if price.is_finite() && price >= 0.0 { Ok(price) } else { Err("expected 0 or more".to_owned()) }
+}
+
+fn said(why: RunnerError) -> Failure {
+    match why {
+        RunnerError::Refused { .. } => Failure::Usage(why.to_string()),
+        RunnerError::Outbox(_) | RunnerError::StillThere(_) => Failure::Broken(why.to_string()),
+    }
+}

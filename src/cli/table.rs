@@ -1,0 +1,252 @@
+//! `table`: reads the table's file while no server runs, and finds out whether it is sound.
+//!
+//! Law: the file is never written to. What `check` finds broken is said rule by rule.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::Form;
+use super::failure::Failure;
+use super::paper::{Ink, Paper, counted, text};
+use crate::adapters::RedbTable;
+use crate::core::{Settings, State, invariant};
+use crate::model::{Fact, Head, Row, TurnRecord};
+use crate::ports::table::TURNS_KEPT;
+use crate::ports::{Load, Table as _, TableError};
+
+/// How many turns are read at once.
+const STEP: usize = 256;
+
+/// Read a table's file while no server runs
+#[derive(Debug, Args)]
+pub(super) struct Table {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Every row as it stands
+    Rows(Rows),
+    /// The turns in the log, oldest first
+    Turns(Turns),
+    /// Whether the file, its log and its rows are sound; 1 if not
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct File {
+    /// The directory the server was started with
+    #[arg(long, default_value = "longshore-data")]
+    data: PathBuf,
+    #[command(flatten)]
+    form: Form,
+}
+
+#[derive(Debug, Args)]
+struct Rows {
+    /// Only rows of this kind: task, spec, runner, queue, class, early_cancel or pool
+    #[arg(long)]
+    kind: Option<String>,
+    #[command(flatten)]
+    file: File,
+}
+
+#[derive(Debug, Args)]
+struct Turns {
+    /// The first turns after this number; without it, the last ones
+    #[arg(long)]
+    after: Option<u64>,
+    /// At most so many
+    #[arg(long, default_value_t = 1_000)]
+    limit: usize,
+    #[command(flatten)]
+    file: File,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    file: File,
+}
+
+impl Table {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.what {
+            What::Rows(rows) => rows.run().await,
+            What::Turns(turns) => turns.run().await,
+            What::Check(check) => check.run().await,
+        }
+    }
+}
+
+impl Rows {
+    async fn run(self) -> Result<(), Failure> {
+        let paper = Paper::new(self.file.form);
+        let load = open(&self.file.data)?.load().await.map_err(said)?;
+        let wanted = |row: &&Row| self.kind.as_deref().is_none_or(|kind| row.key().kind() == kind);
+        let rows: Vec<&Row> = load.rows.iter().filter(wanted).collect();
+        if paper.is_json() {
+            rows.into_iter().for_each(|row| paper.json(&json!({"key": row.key().to_string(), "row": row})));
+            return Ok(());
+        }
+        head(paper, load.table, &load.head);
+        let shown =
+            rows.into_iter().map(|row| vec![(row.key().to_string(), Ink::Strong), (about(row), Ink::Plain)]);
+        paper.table(&["ROW", "WHAT IT SAYS"], shown.collect());
+        Ok(())
+    }
+}
+
+impl Turns {
+    async fn run(self) -> Result<(), Failure> {
+        let paper = Paper::new(self.file.form);
+        let table = open(&self.file.data)?;
+        let mut left = self.limit;
+        let mut after = match self.after {
+            Some(after) => after,
+            None => {
+                let tail = TURNS_KEPT.min(left as u64);
+                table.load().await.map_err(said)?.head.number.saturating_sub(tail)
+            }
+        };
+        let mut rows = Vec::new();
+        while left > 0 {
+            let turns = table.turns(after, STEP.min(left)).await.map_err(said)?;
+            let Some(turns) = turns else {
+                let why =
+                    "the log no longer reaches back to the turn after it; leave it out for the last ones";
+                return Err(Failure::Usage(format!("--after ({after}): {why}")));
+            };
+            let Some(last) = turns.last() else { break };
+            (after, left) = (last.number, left - turns.len());
+            for turn in &turns {
+                if paper.is_json() {
+                    paper.json(&serde_json::to_value(turn).expect("a turn is plain data"));
+                } else {
+                    rows.push(turn_row(turn));
+                }
+            }
+        }
+        if !paper.is_json() {
+            paper.table(&["TURN", "AT", "CHANGES", "WHAT IT DID"], rows);
+        }
+        Ok(())
+    }
+}
+
+impl Check {
+    async fn run(self) -> Result<(), Failure> {
+        let paper = Paper::new(self.file.form);
+        let dir = self.file.data;
+        let spinner = paper.spinner("reading the whole table");
+        let found = examine(&dir).await;
+        spinner.finish_and_clear();
+        let (load, broken) = found?;
+        if paper.is_json() {
+            paper.json(&json!({
+                "table": load.table, "turn": load.head.number, "rows": load.rows.len(), "broken": broken,
+            }));
+        } else if broken.is_empty() {
+            let (rows, turn) = (counted(load.rows.len() as u64), load.head.number);
+            paper.line(format!(
+                "{} {rows} rows after turn {turn}; no rule is broken",
+                paper.ink(Ink::Good, "sound:")
+            ));
+        } else {
+            broken.iter().for_each(|rule| paper.line(format!("{} {rule}", paper.ink(Ink::Bad, "broken:"))));
+        }
+        if broken.is_empty() { Ok(()) } else { Err(Failure::Work(1)) }
+    }
+}
+
+/// Everything that stands in the table, and every rule that does not hold.
+async fn examine(dir: &Path) -> Result<(Load, Vec<String>), Failure> {
+    let mut broken = Vec::new();
+    match RedbTable::check(dir) {
+        Ok(_) => {}
+        Err(TableError::Damaged { what, why }) => broken.push(format!("{what}: {why}")),
+        Err(other) => return Err(said(other)),
+    }
+    let load = match open(dir)?.load().await {
+        Ok(load) => load,
+        Err(why) if broken.is_empty() => return Err(said(why)),
+        Err(_) => return Err(Failure::Broken(broken.join("\n"))),
+    };
+    let state = State::load(Arc::new(Settings::default()), load.table, load.head, load.rows.clone());
+    broken.extend(invariant::check(&state));
+    Ok((load, broken))
+}
+
+fn open(dir: &Path) -> Result<RedbTable, Failure> {
+    RedbTable::inspect(dir).map_err(said)
+}
+
+fn said(why: TableError) -> Failure {
+    match why {
+        TableError::InUse { what } => Failure::Broken(format!(
+            "{what} is in use by a server; stop it first, or ask it: `longshore ps`, `longshore runners`, GET /v1/history"
+        )),
+        TableError::Unreadable { .. } => Failure::Usage(why.to_string()),
+        TableError::Damaged { .. } => Failure::Broken(why.to_string()),
+    }
+}
+
+fn head(paper: Paper, table: uuid::Uuid, head: &Head) {
+    let text = format!("table {table}, after turn {} at {}", head.number, head.at);
+    paper.line(paper.ink(Ink::Faint, text));
+}
+
+fn about(row: &Row) -> String {
+    match row {
+        Row::Task(task) => {
+            let outcome = task.ending().map(|ending| format!(" {}", ending.outcome)).unwrap_or_default();
+            let held = task.assignment().map(|held| format!(" on {} under {}", held.runner, held.token));
+            format!(
+                "{} {}{outcome}{}, attempt {}",
+                task.kind(),
+                task.state_word(),
+                held.unwrap_or_default(),
+                task.attempt
+            )
+        }
+        Row::Spec { body, .. } => format!("{} bytes", body.len()),
+        Row::Runner(runner) => {
+            format!("{}, cost {}, {} slots", runner.state(), runner.cost, runner.offer.slots)
+        }
+        Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
+        Row::Class(class) => format!("last seen {}", class.last_seen),
+        Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
+        Row::Pool(pool) => match &pool.frozen {
+            Some(why) => format!("frozen: {why}"),
+            None => "in order".to_owned(),
+        },
+    }
+}
+
+fn turn_row(turn: &TurnRecord) -> Vec<(String, Ink)> {
+    let plain = |text: String| (text, Ink::Plain);
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    turn.facts.iter().for_each(|fact| *counts.entry(word_of(fact)).or_default() += 1);
+    let mut said: Vec<String> = counts.into_iter().map(|(word, count)| format!("{count} {word}")).collect();
+    said.extend(turn.released.then(|| "released".to_owned()));
+    vec![
+        (turn.number.to_string(), Ink::Strong),
+        plain(turn.at.to_string()),
+        plain(turn.changes.len().to_string()),
+        plain(said.join(", ")),
+    ]
+}
+
+/// The word for what happened: the state a task entered, or the fact's own name.
+fn word_of(fact: &Fact) -> String {
+    if let Fact::Task(lifecycle) = fact {
+        return lifecycle.outcome.map_or(lifecycle.state.as_str(), |outcome| outcome.as_str()).to_owned();
+    }
+    let fact = serde_json::to_value(fact).expect("a fact is plain data");
+    text(&fact, "fact").replace('_', " ")
+}
