@@ -41,8 +41,8 @@ pub(super) fn submit(draft: &mut Draft, new: &NewTask, sequence: u64) -> Submitt
     }
     draft.put(Row::Spec { id: new.id.clone(), body: new.body.clone() });
     draft.put_task(task);
-    if new.shape.kind == Kind::Build {
-        end_jobs_beyond(draft, new);
+    if new.shape.kind == Kind::Build && draft.state.families.has_live(&new.id) {
+        draft.state.watch.beyond.insert(new.id.clone());
     }
     Submitted::Admitted
 }
@@ -162,15 +162,25 @@ fn build_is_over(draft: &Draft, new: &NewTask) -> Option<String> {
     build.is_ended().then(|| format!("its build {id} has ended"))
 }
 
-/// Jobs that came before their build, and fit within none of its shapes, end now that it is known.
-fn end_jobs_beyond(draft: &mut Draft, build: &NewTask) {
-    let waiting: Vec<_> = draft.state.jobs_of(&build.id).cloned().collect();
-    for id in waiting {
-        let Some(job) = draft.task(&id).filter(|job| job.is_pending()) else { continue };
-        if !build.jobs.iter().any(|shape| job.shape.within(shape)) {
-            let reason =
-                format!("exceeds_build: {} fits within none of the job shapes of {}", job.shape, build.id);
+/// Ends the jobs that came before their build and fit within none of its shapes, as far as the budget goes.
+pub(super) fn end_jobs_beyond(draft: &mut Draft) {
+    while let Some(id) = draft.state.watch.beyond.first().cloned() {
+        let Some(build) = draft.task(&id) else {
+            draft.state.watch.beyond.remove(&id);
+            continue;
+        };
+        let waiting: Vec<_> = draft.state.jobs_of(&id).cloned().collect();
+        for job in waiting {
+            let Some(job) = draft.task(&job).filter(|job| job.is_pending()) else { continue };
+            if build.jobs.iter().any(|shape| job.shape.within(shape)) {
+                continue;
+            }
+            if draft.is_full() {
+                return draft.more();
+            }
+            let reason = format!("exceeds_build: {} fits within none of the job shapes of {id}", job.shape);
             draft.end_undone(&job, Outcome::Rejected, &reason);
         }
+        draft.state.watch.beyond.remove(&id);
     }
 }

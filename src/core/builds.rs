@@ -120,13 +120,17 @@ fn hand_back_youngest(draft: &mut Draft) {
         return;
     };
     let reason = "the fleet shrank: no runner has room for a job of a running build";
-    ask_back(draft, &build, reason);
     let jobs: Vec<_> = draft.state.jobs_of(&build.id).cloned().collect();
     for id in jobs {
+        if draft.is_full() {
+            return draft.more();
+        }
         if let Some(job) = draft.task(&id) {
             ask_back(draft, &job, "its build is handed back");
         }
     }
+    // The build last: as long as it is not asked back, a fuller turn goes on with its jobs.
+    ask_back(draft, &build, reason);
 }
 
 fn ask_back(draft: &mut Draft, task: &Task, reason: &str) {

@@ -5,6 +5,7 @@
 //! its way is not lost work. An unconfirmed assignment is asked back past its deadline and stays where it is
 //! until the runner answers or its lease is over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::attempt;
@@ -14,7 +15,7 @@ use super::registration::{remember_class, suspect, tasks_of};
 use super::state::State;
 use super::watch::Cause;
 use crate::model::{
-    Fact, Key, Outcome, Runner, RunnerId, Standing, Stop, StopCause, Task, TaskId, TaskState, Time,
+    Fact, Key, Kind, Outcome, Runner, RunnerId, Standing, Stop, StopCause, Task, TaskId, TaskState, Time,
 };
 
 impl State {
@@ -53,6 +54,8 @@ impl State {
             .filter(|seat| seat.runner.lost.is_some() && !seat.tasks.is_empty())
             .map(|seat| (seat.runner.id.clone(), Arc::from("its runner is lost")))
             .collect();
+        let builds = self.tasks().filter(|task| task.kind() == Kind::Build && !task.is_ended());
+        self.watch.beyond = builds.map(|build| build.id.clone()).collect();
         self.wakes.everything(super::wake::Wake::Everything);
     }
 }
@@ -83,25 +86,13 @@ pub(super) fn take_from_suspects(draft: &mut Draft) {
         .map(|(runner, _)| runner.clone())
         .collect();
     for runner in due {
-        let suspicion = draft.state.watch.suspicions.remove(&runner).expect("it was just listed");
-        match suspicion.cause {
-            Cause::LeaseOver => lose_runner(draft, &runner),
-            Cause::Left { handback } => {
-                for id in &handback {
-                    hand_back(draft, &runner, id);
-                }
-                let rest = "its runner left without handing it back";
-                for task in tasks_of(draft, &runner) {
-                    attempt::lose(draft, &task, rest);
-                }
-                say_goodbye(draft, &runner);
-            }
-            Cause::Restarted { unlisted, handback } => {
-                for id in &handback {
-                    hand_back(draft, &runner, id);
-                }
-                restarted(draft, &runner, unlisted.difference(&handback).cloned().collect());
-            }
+        if draft.is_full() {
+            return draft.more();
+        }
+        let mut suspicion = draft.state.watch.suspicions.remove(&runner).expect("it was just listed");
+        if !take_what_it_says(draft, &runner, &mut suspicion.cause) {
+            draft.state.watch.suspicions.insert(runner, suspicion);
+            return draft.more();
         }
     }
     let forgotten: Vec<(RunnerId, TaskId)> = draft
@@ -113,6 +104,9 @@ pub(super) fn take_from_suspects(draft: &mut Draft) {
         .map(|(key, _)| key.clone())
         .collect();
     for (runner, id) in forgotten {
+        if draft.is_full() {
+            return draft.more();
+        }
         draft.state.watch.omissions.remove(&(runner.clone(), id.clone()));
         let held_there = |task: &Arc<Task>| task.assignment().is_some_and(|held| held.runner == runner);
         if let Some(task) = draft.task(&id).filter(held_there) {
@@ -121,41 +115,90 @@ pub(super) fn take_from_suspects(draft: &mut Draft) {
     }
 }
 
-fn hand_back(draft: &mut Draft, runner: &RunnerId, id: &TaskId) {
-    let Some(task) = draft.task(id) else { return };
+/// Takes from a runner what a cause says; false if the turn was full before all was taken. What was taken is
+/// found no more the next time.
+fn take_what_it_says(draft: &mut Draft, runner: &RunnerId, cause: &mut Cause) -> bool {
+    match cause {
+        Cause::LeaseOver => {
+            lose_runner(draft, runner);
+            true
+        }
+        Cause::Left { handback } => {
+            let lost = |draft: &mut Draft, task: &Arc<Task>| {
+                attempt::lose(draft, task, "its runner left without handing it back");
+            };
+            let all =
+                hand_back_all(draft, runner, handback) && for_each_task(draft, tasks_of(draft, runner), lost);
+            if all {
+                say_goodbye(draft, runner);
+            }
+            all
+        }
+        Cause::Restarted { unlisted, handback, blamed } => {
+            if !hand_back_all(draft, runner, handback) {
+                return false;
+            }
+            let gone = gone_with_predecessor(draft, runner, unlisted);
+            if !std::mem::replace(blamed, true) {
+                blame_crash(draft, runner, &gone);
+            }
+            let lost = |draft: &mut Draft, task: &Arc<Task>| {
+                attempt::lose(draft, task, &format!("{runner} restarted without it"));
+            };
+            for_each_task(draft, gone, lost)
+        }
+    }
+}
+
+/// Does something to each task as long as the turn is not full; false if it was before the last.
+fn for_each_task(
+    draft: &mut Draft,
+    tasks: Vec<Arc<Task>>,
+    mut take: impl FnMut(&mut Draft, &Arc<Task>),
+) -> bool {
+    for task in tasks {
+        if draft.is_full() {
+            return false;
+        }
+        // What was done to another may have ended it.
+        if let Some(task) = draft.task(&task.id) {
+            take(draft, &task);
+        }
+    }
+    true
+}
+
+fn hand_back_all(draft: &mut Draft, runner: &RunnerId, handback: &BTreeSet<TaskId>) -> bool {
+    let tasks = handback.iter().filter_map(|id| draft.task(id)).collect();
+    for_each_task(draft, tasks, |draft, task| hand_back(draft, runner, task))
+}
+
+fn hand_back(draft: &mut Draft, runner: &RunnerId, task: &Arc<Task>) {
     let Some(held) = task.assignment().filter(|held| held.runner == *runner) else { return };
     match &held.stop {
         Some(stop) if stop.cause == StopCause::Cancelled => {
             let reason = stop.reason.clone();
-            draft.end_undone(&task, Outcome::Cancelled, &reason);
+            draft.end_undone(task, Outcome::Cancelled, &reason);
         }
-        _ => draft.return_task(&task, &format!("handed back by {runner}, which left"), None),
+        _ => draft.return_task(task, &format!("handed back by {runner}, which left"), None),
     }
 }
 
-fn restarted(draft: &mut Draft, runner: &RunnerId, unlisted: Vec<TaskId>) {
+fn gone_with_predecessor(draft: &Draft, runner: &RunnerId, unlisted: &BTreeSet<TaskId>) -> Vec<Arc<Task>> {
     let incarnation = draft.runner(runner).map(|row| row.incarnation.clone());
-    let gone: Vec<Arc<Task>> = unlisted
-        .iter()
-        .filter_map(|id| draft.task(id))
-        .filter(|task| {
-            task.assignment()
-                .is_some_and(|held| held.runner == *runner && Some(&held.incarnation) != incarnation.as_ref())
-        })
-        .collect();
-    let started: Vec<TaskId> = gone
-        .iter()
-        .filter(|task| matches!(task.state, TaskState::Running(_)))
-        .map(|task| task.id.clone())
-        .collect();
+    let gone = |task: &Arc<Task>| {
+        let held = task.assignment().filter(|held| held.runner == *runner);
+        held.is_some_and(|held| Some(&held.incarnation) != incarnation.as_ref())
+    };
+    unlisted.iter().filter_map(|id| draft.task(id)).filter(gone).collect()
+}
+
+fn blame_crash(draft: &mut Draft, runner: &RunnerId, gone: &[Arc<Task>]) {
+    let running = gone.iter().filter(|task| matches!(task.state, TaskState::Running(_)));
+    let started: Vec<TaskId> = running.map(|task| task.id.clone()).collect();
     if !started.is_empty() {
         blame::lost(draft, runner);
         blame::crashed(draft, runner, &started);
-    }
-    for task in gone {
-        if let Some(task) = draft.task(&task.id) {
-            attempt::lose(draft, &task, &format!("{runner} restarted without it"));
-        }
     }
 }
 

@@ -54,8 +54,10 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     }
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);
-    let running: BTreeSet<&Held> = new.running.iter().collect();
-    confirm_listed(draft, new, &running);
+    let running: BTreeSet<Held> = new.running.iter().cloned().collect();
+    for held in &running {
+        confirm(draft, &new.runner, &new.incarnation, held);
+    }
     let handback = stays_after_all(draft, &new.runner);
     if restarted {
         suspect_unlisted(draft, new, &running, handback);
@@ -112,26 +114,6 @@ fn shared_offer(draft: &Draft, offer: &Arc<Offer>) -> Arc<Offer> {
     draft.state.fleet().offers().find(|known| *known == offer).unwrap_or(offer).clone()
 }
 
-/// Confirms what the runner lists, and lets a new incarnation keep it.
-fn confirm_listed(draft: &mut Draft, new: &Registration, running: &BTreeSet<&Held>) {
-    for held in running {
-        let Some(task) = draft.task(&held.id) else { continue };
-        let mut kept = Task::clone(&task);
-        let (TaskState::Assigned(assignment) | TaskState::Running(assignment)) = &mut kept.state else {
-            continue;
-        };
-        if assignment.token != held.token || assignment.runner != new.runner {
-            continue;
-        }
-        if assignment.confirmed && assignment.incarnation == new.incarnation {
-            continue;
-        }
-        assignment.confirmed = true;
-        assignment.incarnation = new.incarnation.clone();
-        draft.put_task_quietly(kept);
-    }
-}
-
 /// A runner that registers has not left; what it handed back on leaving stays handed back.
 fn stays_after_all(draft: &mut Draft, runner: &RunnerId) -> BTreeSet<TaskId> {
     let suspicions = &mut draft.state.watch.suspicions;
@@ -147,22 +129,20 @@ fn stays_after_all(draft: &mut Draft, runner: &RunnerId) -> BTreeSet<TaskId> {
 fn suspect_unlisted(
     draft: &mut Draft,
     new: &Registration,
-    running: &BTreeSet<&Held>,
+    running: &BTreeSet<Held>,
     handback: BTreeSet<TaskId>,
 ) {
-    let listed: BTreeSet<&TaskId> = running.iter().map(|held| &held.id).collect();
-    let unlisted: BTreeSet<TaskId> = tasks_of(draft, &new.runner)
-        .into_iter()
-        .filter(|task| {
-            let old = task.assignment().is_some_and(|held| held.incarnation != new.incarnation);
-            old || !listed.contains(&task.id)
-        })
-        .map(|task| task.id.clone())
-        .collect();
+    let is_listed = |task: &Task| {
+        let token = task.assignment().map(|held| held.token);
+        token.is_some_and(|token| running.contains(&Held { id: task.id.clone(), token }))
+    };
+    let tasks = tasks_of(draft, &new.runner).into_iter();
+    let unlisted: BTreeSet<TaskId> =
+        tasks.filter(|task| !is_listed(task)).map(|task| task.id.clone()).collect();
     if unlisted.is_empty() {
         return;
     }
-    suspect(draft, &new.runner, Cause::Restarted { unlisted, handback });
+    suspect(draft, &new.runner, Cause::Restarted { unlisted, handback, blamed: false });
 }
 
 pub(super) fn suspect(draft: &mut Draft, runner: &RunnerId, cause: Cause) {
@@ -212,7 +192,7 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
     let mut stop = Vec::new();
     let mut listed: BTreeSet<TaskId> = BTreeSet::new();
     for held in &beat.running {
-        if confirm(draft, beat, held) {
+        if confirm(draft, &beat.runner, &beat.incarnation, held) {
             listed.insert(held.id.clone());
         } else {
             let reason = "this attempt is not known any more".into();
@@ -226,17 +206,19 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
     Answer::Heartbeat(HeartbeatAnswer { number: beat.number, stop, register: false })
 }
 
-/// Confirms one listed attempt; false if it is not a live one.
-fn confirm(draft: &mut Draft, beat: &Heartbeat, held: &Held) -> bool {
+/// Confirms one listed attempt, also one that a predecessor had; false if it is not a live one. What a full turn
+/// leaves unwritten, the next heartbeat brings again.
+fn confirm(draft: &mut Draft, runner: &RunnerId, incarnation: &Arc<str>, held: &Held) -> bool {
     let Some(task) = draft.task(&held.id) else { return false };
     let Some(assignment) = task.assignment() else { return false };
-    if assignment.token != held.token || assignment.runner != beat.runner {
+    if assignment.token != held.token || assignment.runner != *runner {
         return false;
     }
-    if !assignment.confirmed {
+    if (!assignment.confirmed || assignment.incarnation != *incarnation) && !draft.is_full() {
         let mut confirmed = Task::clone(&task);
         if let TaskState::Assigned(assignment) | TaskState::Running(assignment) = &mut confirmed.state {
             assignment.confirmed = true;
+            assignment.incarnation = incarnation.clone();
         }
         draft.put_task_quietly(confirmed);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{builds, lease, planner, verdict};
+use super::{admission, builds, lease, planner, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -18,6 +18,7 @@ pub(super) fn run(draft: &mut Draft) {
     lease::end_leases(draft);
     lease::take_from_suspects(draft);
     lease::work_off_lost(draft);
+    admission::end_jobs_beyond(draft);
     work_off_builds(draft);
     end_deadlines(draft);
     settle(draft);
@@ -102,6 +103,9 @@ fn forget_runners(draft: &mut Draft) {
         if since + memory > draft.now || !empty {
             break;
         }
+        if draft.is_full() {
+            return draft.more();
+        }
         draft.delete(Key::Runner(runner.clone()));
         draft.fact(Fact::RunnerForgotten { runner });
         draft.state.watch.judge.all = true;
@@ -138,6 +142,9 @@ fn forget_ended(draft: &mut Draft) {
         draft.more();
     }
     for id in due {
+        if draft.is_full() {
+            return draft.more();
+        }
         draft.delete(Key::Task(id.clone()));
         if draft.state.body(id.as_str()).is_some() {
             draft.delete(Key::Spec(id));
@@ -152,6 +159,9 @@ fn forget_ended(draft: &mut Draft) {
         .map(|cancel| cancel.id.clone())
         .collect();
     for id in cancels {
+        if draft.is_full() {
+            return draft.more();
+        }
         draft.delete(Key::EarlyCancel(id));
     }
 }

@@ -159,6 +159,9 @@ pub(super) fn end_impatient(draft: &mut Draft) {
         if until > draft.now {
             return;
         }
+        if draft.is_full() {
+            return draft.more();
+        }
         draft.state.watch.unplaceable.pop_first();
         let Some(task) = draft.task(&id).filter(|task| task.is_pending()) else { continue };
         if let Some(misfits) = never_fits(draft.state, &task.shape, &task.jobs) {

@@ -21,6 +21,8 @@ pub(super) enum Cause {
     Restarted {
         unlisted: BTreeSet<TaskId>,
         handback: BTreeSet<TaskId>,
+        /// The crash was counted.
+        blamed: bool,
     },
 }
 
@@ -84,6 +86,8 @@ pub struct Watch {
     pub(super) judge: Judge,
     /// Tasks that nothing known could run and that wait all the same: `hold`, `fail_after`.
     pub(super) unplaceable: BTreeSet<(Time, TaskId)>,
+    /// Builds whose jobs came before them and were not held against their shapes yet.
+    pub(super) beyond: BTreeSet<TaskId>,
     pub(super) rule_changed: bool,
     pub(super) sweep_at: Time,
     /// Runners whose tasks are being worked off, and why.

@@ -138,8 +138,9 @@ impl Replica {
     fn take_turn(&mut self, now: Time, budget: Budget, released: bool) -> Arc<TurnRecord> {
         self.counter += 1;
         let id = TurnId { leader: self.id, counter: self.counter };
-        // The core estimates bytes; a quarter is kept back for what the last input brings about.
-        let budget = TurnBudget { rows: budget.rows, bytes: budget.bytes / 4 * 3 };
+        // The core looks whether a turn is full before each step, and estimates bytes: a quarter is kept back for
+        // what the last step brings about.
+        let budget = TurnBudget { rows: budget.rows - budget.rows / 4, bytes: budget.bytes / 4 * 3 };
         let mut turn = core::take_turn(&mut self.state, &mut self.waiting, id, now, budget);
         if std::mem::take(&mut self.first) {
             turn.facts.insert(0, Fact::TookOver { turn: self.state.turn() });

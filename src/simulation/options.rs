@@ -148,7 +148,7 @@ impl Options {
             told_when_stored: random.chance(500),
             settings,
             safeguards: Safeguards::default(),
-            budget: Budget { rows: *random.pick(&[40, 400, 4_000]), bytes: usize::MAX },
+            budget: Budget { rows: *random.pick(&[12, 40, 4_000]), bytes: usize::MAX },
             faults: Faults::drawn(random),
             transcript: 0,
         }

@@ -27,6 +27,8 @@ pub(super) struct RunnerSide {
     outbox: Vec<(u64, Report)>,
     last_seen: Option<LastSeen>,
     pub work: BTreeMap<Held, Work>,
+    /// When it was last seen to have no lease.
+    leaseless_at: u64,
     /// How fast its clock goes, of 1,000.
     rate: u64,
     wakes_at: Option<u64>,
@@ -48,6 +50,7 @@ impl RunnerSide {
             outbox: Vec::new(),
             last_seen: None,
             work: BTreeMap::new(),
+            leaseless_at: 0,
             rate,
             wakes_at: None,
             sends_at: None,
@@ -158,6 +161,9 @@ impl World {
         let local = runner.clock(now);
         let Some(session) = &mut runner.session else { return };
         let outputs = session.on(local, word);
+        if session.lease_until().is_none_or(|until| until <= local) {
+            runner.leaseless_at = now;
+        }
         for output in outputs {
             self.carry_out(id, output);
         }
@@ -312,6 +318,7 @@ impl World {
     ) {
         let runner = &self.runners[id];
         let has_lease = runner.incarnation == incarnation && runner.has_lease(self.now);
+        let leaseless_at = runner.leaseless_at;
         let waits = !self.options.told_when_stored;
         let batch = waits.then(|| {
             let (runner, left) = (id.clone(), reports.len());
@@ -319,7 +326,7 @@ impl World {
         });
         for report in reports {
             if has_lease {
-                self.checkers.stored(self.now, &report);
+                self.checkers.stored(leaseless_at, &report);
             }
             self.inbox.put(Mail::Report(report), batch, self.now);
         }

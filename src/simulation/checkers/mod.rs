@@ -98,10 +98,10 @@ impl Checkers {
         self.promises.registered(runner);
     }
 
-    /// A report reached the inbox while its runner had its lease.
-    pub fn stored(&mut self, _now: u64, report: &Report) {
+    /// A report reached the inbox while its runner had a lease, and had had it ever since `leaseless_at`.
+    pub fn stored(&mut self, leaseless_at: u64, report: &Report) {
         if let Reported::End(End { outcome: AttemptOutcome::Succeeded, .. }) = &report.what {
-            self.promises.finished(&report.id, report.token);
+            self.promises.finished(&report.id, report.token, leaseless_at);
         }
     }
 
@@ -127,11 +127,11 @@ impl Checkers {
         self.note(now, "capacity", found);
     }
 
-    pub fn work_stopped(&mut self, _now: u64, runner: &RunnerId, held: &Held, how: Option<AttemptOutcome>) {
+    pub fn work_stopped(&mut self, now: u64, runner: &RunnerId, held: &Held, how: Option<AttemptOutcome>) {
         self.ownership.stopped(runner, held);
         self.capacity.stopped(runner, held);
         if how == Some(AttemptOutcome::Succeeded) {
-            self.promises.succeeded(held);
+            self.promises.succeeded(now, held);
         }
     }
 

@@ -14,8 +14,8 @@ use crate::model::{Held, Lifecycle, LifecycleState, Outcome, RunnerId, TaskId, T
 pub(super) struct Promises {
     open: BTreeSet<TaskId>,
     ended: BTreeMap<TaskId, Outcome>,
-    /// Attempts whose work ran to success.
-    succeeded: BTreeSet<(TaskId, Token)>,
+    /// Attempts whose work ran to success, and when.
+    succeeded: BTreeMap<(TaskId, Token), u64>,
     /// Tasks that finished in time, under which token.
     finished: BTreeMap<TaskId, Token>,
     possible: BTreeSet<TaskId>,
@@ -54,14 +54,16 @@ impl Promises {
         }
     }
 
-    pub fn finished(&mut self, id: &TaskId, token: Token) {
-        if !self.ended.contains_key(id) {
+    pub fn finished(&mut self, id: &TaskId, token: Token, leaseless_at: u64) {
+        let under_this_lease =
+            self.succeeded.get(&(id.clone(), token)).is_some_and(|stopped| *stopped > leaseless_at);
+        if under_this_lease && !self.ended.contains_key(id) {
             self.finished.entry(id.clone()).or_insert(token);
         }
     }
 
-    pub fn succeeded(&mut self, held: &Held) {
-        self.succeeded.insert((held.id.clone(), held.token));
+    pub fn succeeded(&mut self, now: u64, held: &Held) {
+        self.succeeded.insert((held.id.clone(), held.token), now);
     }
 
     pub fn began(&self, held: &Held) -> Option<String> {
@@ -83,7 +85,7 @@ impl Promises {
         let reason = fact.reason.as_deref().unwrap_or_default();
         if outcome == Outcome::Succeeded {
             let token = fact.token.unwrap_or(Token { epoch: 0, turn: 0, index: 0 });
-            if !self.succeeded.contains(&(id.clone(), token)) {
+            if !self.succeeded.contains_key(&(id.clone(), token)) {
                 found.push(format!("{id} is said to have succeeded under {token}, and no work did"));
             }
         }
