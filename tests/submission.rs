@@ -40,7 +40,10 @@ fn a_task_that_says_only_its_id_gets_the_defaults() {
     assert_eq!((read.priority, &read.build, read.jobs.len()), (0, &None, 0));
     assert_eq!((read.limits.max_attempts, read.limits.retries), (3, 0));
     assert_eq!(read.limits.if_unplaceable, IfUnplaceable::Fail);
-    assert_eq!(&*read.body, r#"{"id":"t1","kind":"job","queue":"default","tenant":"default"}"#);
+    assert_eq!(
+        &*read.body,
+        r#"{"id":"t1","kind":"job","queue":"default","resources":{"cpu":1,"memory":2147483648},"tenant":"default"}"#
+    );
 }
 
 #[test]

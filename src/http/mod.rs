@@ -11,6 +11,7 @@ mod events;
 mod fleet;
 mod history;
 mod listing;
+pub mod outbox;
 mod problem;
 mod queues;
 mod repeats;
@@ -36,7 +37,7 @@ use utoipa::openapi::{Info, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::adapters::LocalOutbox;
+use self::outbox::LocalOutbox;
 use crate::core::Settings;
 use crate::core::State as Rows;
 use crate::core::input::{Answer, Input};
