@@ -87,6 +87,14 @@ fn any_world(seed: u64) -> Options {
     Options::drawn(seed)
 }
 
+fn late_reports(seed: u64) -> Options {
+    Options::reports_that_come_late(seed)
+}
+
+fn slow_clocks(seed: u64) -> Options {
+    Options::clocks_that_are_slow(seed)
+}
+
 fn full_of_builds(_: u64) -> Options {
     Options::builds_that_fill_the_slots()
 }
@@ -103,8 +111,8 @@ macro_rules! knock_outs {
 knock_outs! {
     stale_reports_must_not_count: settings.guards.token_match in any_world;
     builds_must_leave_room_for_their_jobs: settings.guards.safe_builds in full_of_builds;
-    work_must_not_be_given_away_with_the_lease_alone: settings.guards.lease_margin in any_world;
-    reports_must_be_read_before_anything_is_taken: settings.guards.read_reports_first in any_world;
+    work_must_not_be_given_away_with_the_lease_alone: settings.guards.lease_margin in slow_clocks;
+    reports_must_be_read_before_anything_is_taken: settings.guards.read_reports_first in late_reports;
     unconfirmed_work_must_be_asked_back: settings.guards.ask_back in any_world;
     runners_must_not_be_given_more_than_they_have: settings.guards.capacity in any_world;
     ended_tasks_must_be_remembered: settings.guards.tombstones in any_world;
