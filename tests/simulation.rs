@@ -66,3 +66,57 @@ fn four_slots_and_four_builds_that_wait_for_their_jobs_all_end() {
         passes(seed, Options::builds_that_fill_the_slots());
     }
 }
+
+/// The first of the worlds in which a checker notices that something was switched off. The same world passes with
+/// it on.
+fn knocked_out(what: &str, world: fn(u64) -> Options, knock_out: impl Fn(&mut Options)) {
+    const SEEDS: u64 = 400;
+    let found = (0..SEEDS).find_map(|seed| {
+        let mut options = world(seed);
+        knock_out(&mut options);
+        let verdict = run(seed, options);
+        verdict.violations.into_iter().next().map(|law| (seed, law))
+    });
+    let (seed, law) =
+        found.unwrap_or_else(|| panic!("no checker noticed in {SEEDS} worlds that {what} was off"));
+    println!("{what}: seed {seed}, {} at {} ms: {}", law.law, law.at, law.what);
+    passes(seed, world(seed));
+}
+
+fn any_world(seed: u64) -> Options {
+    Options::drawn(seed)
+}
+
+fn late_reports(seed: u64) -> Options {
+    Options::reports_that_come_late(seed)
+}
+
+fn slow_clocks(seed: u64) -> Options {
+    Options::clocks_that_are_slow(seed)
+}
+
+fn full_of_builds(_: u64) -> Options {
+    Options::builds_that_fill_the_slots()
+}
+
+macro_rules! knock_outs {
+    ($($name:ident: $($field:ident).+ in $world:ident;)+) => {
+        $(#[test]
+        fn $name() {
+            knocked_out(stringify!($($field).+), $world, |options| options.$($field).+ = false);
+        })+
+    };
+}
+
+knock_outs! {
+    stale_reports_must_not_count: settings.guards.token_match in any_world;
+    builds_must_leave_room_for_their_jobs: settings.guards.safe_builds in full_of_builds;
+    work_must_not_be_given_away_with_the_lease_alone: settings.guards.lease_margin in slow_clocks;
+    reports_must_be_read_before_anything_is_taken: settings.guards.read_reports_first in late_reports;
+    unconfirmed_work_must_be_asked_back: settings.guards.ask_back in any_world;
+    runners_must_not_be_given_more_than_they_have: settings.guards.capacity in any_world;
+    ended_tasks_must_be_remembered: settings.guards.tombstones in any_world;
+    leases_must_be_armed_in_full_at_a_take_over: settings.guards.rearm_leases in any_world;
+    work_must_end_with_its_lease: safeguards.lease_ends_work in any_world;
+    tokens_that_are_over_must_be_refused: safeguards.spent_tokens in any_world;
+}

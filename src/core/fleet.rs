@@ -85,9 +85,16 @@ pub struct Fleet {
     ids: BTreeSet<RunnerId>,
     profiles: Vec<Profile>,
     numbers: FxHashMap<(u64, Arc<Offer>), usize>,
+    /// A guard is switched off: what tasks take is not counted.
+    uncounted: bool,
 }
 
 impl Fleet {
+    /// No runners. `counted` is only false to show what the count is for.
+    pub fn new(counted: bool) -> Self {
+        Self { uncounted: !counted, ..Self::default() }
+    }
+
     /// Puts a runner in, or replaces its row and keeps what it holds.
     pub fn put(&mut self, runner: Arc<Runner>) {
         let Holding { held, held_by_builds, tasks } = match self.take_out(&runner.id) {
@@ -113,8 +120,11 @@ impl Fleet {
 
     /// Counts a task of `shape` as held by `runner`.
     pub fn hold(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
+        let counted = !self.uncounted;
         self.change(runner, |held, held_by_builds, tasks| {
-            held.add(shape);
+            if counted {
+                held.add(shape);
+            }
             if shape.kind == Kind::Build {
                 held_by_builds.add(shape);
             }
@@ -124,8 +134,11 @@ impl Fleet {
 
     /// Counts a task of `shape` as held by `runner` no longer.
     pub fn free(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
+        let counted = !self.uncounted;
         self.change(runner, |held, held_by_builds, tasks| {
-            held.subtract(shape);
+            if counted {
+                held.subtract(shape);
+            }
             if shape.kind == Kind::Build {
                 held_by_builds.subtract(shape);
             }

@@ -101,6 +101,7 @@ pub struct State {
 impl State {
     /// The state of an empty table.
     pub fn new(settings: Arc<Settings>, table: Uuid) -> Self {
+        let fleet = Fleet::new(settings.guards.capacity);
         Self {
             settings,
             table,
@@ -114,7 +115,7 @@ impl State {
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
             pool: Pool { frozen: None, unsafe_since: None },
-            fleet: Fleet::default(),
+            fleet,
             backlog: Backlog::default(),
             families: Families::default(),
             delayed: BTreeSet::new(),

@@ -29,6 +29,8 @@ pub struct Options {
     pub faulty_for: u64,
     /// By when, after things have ceased to go wrong, everything must have ended, in milliseconds.
     pub drained_within: u64,
+    /// How long a leader leaves the inbox alone between two pulls, in milliseconds.
+    pub pull_every: u64,
     /// Reports and submissions are acknowledged when they are stored in the inbox, not when they are committed.
     pub told_when_stored: bool,
     pub settings: Settings,
@@ -145,6 +147,7 @@ impl Options {
             longest_work: *random.pick(&[2_000, 8_000, 30_000]),
             faulty_for: random.between(40_000, 120_000),
             drained_within: 1_200_000,
+            pull_every: *random.pick(&[0, 0, 300, 1_200]),
             told_when_stored: random.chance(500),
             settings,
             safeguards: Safeguards::default(),
@@ -195,6 +198,19 @@ impl Options {
             ..Self::drawn(33)
         }
         .plain()
+    }
+
+    /// Reports stay in the inbox for a while, and runners come and go meanwhile.
+    pub fn reports_that_come_late(seed: u64) -> Self {
+        let world = Self::drawn(seed);
+        let faults = Faults { runner_crash_every: 5_000, runner_leave_every: 10_000, ..world.faults };
+        Self { runners: 3, jobs: 40, pull_every: 1_200, longest_work: 4_000, faults, ..world }
+    }
+
+    /// Runners whose clocks are slow lose sight of the dispatcher while they work.
+    pub fn clocks_that_are_slow(seed: u64) -> Self {
+        let faults = Faults { runner_cut_every: 4_000, drift: 100, ..Faults::none() };
+        Self { runners: 6, jobs: 40, longest_work: 30_000, faults, ..Self::drawn(seed) }
     }
 
     /// With the default settings.

@@ -63,6 +63,7 @@ pub(super) struct Process {
     marks: Vec<(u64, u64)>,
     last_turn: u64,
     said_again: u64,
+    pulled: u64,
     /// Takes what has arrived, writes a last turn, and ends.
     pub stopping: bool,
 }
@@ -138,6 +139,7 @@ impl World {
             marks: Vec::new(),
             last_turn: self.now,
             said_again: self.now,
+            pulled: 0,
             stopping: false,
         });
         let life = self.dispatchers[number].life;
@@ -241,9 +243,10 @@ impl World {
     fn take_letters(&mut self, number: usize) {
         let life = self.dispatchers[number].life;
         let process = self.dispatchers[number].process.as_mut().expect("it leads");
-        if process.stopping {
+        if process.stopping || self.now < process.pulled + self.options.pull_every {
             return;
         }
+        process.pulled = self.now;
         for (letter, input) in self.inbox.pull((number, life), self.now, 24, &mut self.random) {
             process.push(Origin::Letter(letter), input);
         }

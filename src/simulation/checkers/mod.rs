@@ -18,8 +18,8 @@ use super::work::Work;
 use crate::core::input::Submitted;
 use crate::core::{Settings, State};
 use crate::model::{
-    AttemptOutcome, End, Fact, Held, LifecycleState, Offer, Outcome, Report, Reported, RunnerId, TaskId,
-    TurnRecord,
+    AttemptOutcome, End, Fact, Held, Kind, LifecycleState, Offer, Outcome, Report, Reported, RunnerId,
+    TaskId, TurnRecord,
 };
 use crate::ports::Load;
 
@@ -44,6 +44,8 @@ pub(crate) struct Checkers {
     capacity: capacity::Capacity,
     promises: promises::Promises,
     tables: tables::Tables,
+    /// A runner went since the last build was placed.
+    fleet_shrank: bool,
 }
 
 impl Checkers {
@@ -54,6 +56,7 @@ impl Checkers {
             capacity: capacity::Capacity::default(),
             promises: promises::Promises::default(),
             tables: tables::Tables::new(settings, table),
+            fleet_shrank: false,
         }
     }
 
@@ -148,6 +151,8 @@ impl Checkers {
         for fact in &turn.facts {
             match fact {
                 Fact::Task(lifecycle) => {
+                    let placed = lifecycle.state == LifecycleState::Assigned;
+                    self.fleet_shrank &= !(placed && lifecycle.kind == Kind::Build);
                     let found = self.promises.entered(lifecycle);
                     self.note(now, "lifecycle", found);
                     if lifecycle.state == LifecycleState::Ended
@@ -159,6 +164,13 @@ impl Checkers {
                 }
                 Fact::SweepFound { tasks } => {
                     self.broken(now, "wake-ups", format!("only the sweep found {tasks} tasks to place"));
+                }
+                Fact::RunnerLost { .. } | Fact::RunnerLeft { .. } | Fact::RunnerHeld { .. } => {
+                    self.fleet_shrank = true;
+                }
+                Fact::BuildsUnsafe { build } if !self.fleet_shrank => {
+                    let what = format!("{build} has no room for a job though the fleet did not shrink");
+                    self.broken(now, "builds", what);
                 }
                 Fact::Frozen { reason } => self.broken(now, "frozen", reason.to_string()),
                 _ => {}
