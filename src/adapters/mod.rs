@@ -1,4 +1,4 @@
-//! The outside behind the ports: tables that keep turns and their history, the outbox of one process, the clock.
+//! The outside behind the ports: tables that keep turns and their history, and the clock.
 //!
 //! Law: every table here passes the same laws (`tests/table_laws`). Rests on `ports` and `wire`; nothing in the
 //! core knows of it.
@@ -6,13 +6,11 @@
 mod acceptance;
 pub mod faulty;
 mod following;
-pub mod local;
 pub mod memory;
 pub mod redb;
 pub mod system_clock;
 
 pub use faulty::{Fault, FaultyTable};
-pub use local::LocalOutbox;
 pub use memory::MemoryTable;
 pub use redb::RedbTable;
 pub use system_clock::SystemClock;

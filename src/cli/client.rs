@@ -57,7 +57,6 @@ impl Client {
         Ok(Self { url: url.trim_end_matches('/').to_owned(), http, reached: AtomicBool::new(false) })
     }
 
-
     /// Reads what stands at `path`.
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
         self.ask(Method::GET, &with_query(path, query), Body::None).await

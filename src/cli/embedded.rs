@@ -12,10 +12,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{LocalOutbox, RedbTable, SystemClock};
+use crate::adapters::{RedbTable, SystemClock};
 use crate::config;
 use crate::core::Settings;
-use crate::http::{self, Context};
+use crate::http::{self, Context, LocalOutbox};
 use crate::ports::{Clock, History, Table, TableError};
 use crate::runtime::{Handle, Stopped, TurnLoop};
 use crate::telemetry::{Metrics, logs};

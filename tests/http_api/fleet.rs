@@ -1,6 +1,6 @@
 //! The runner's side, by runners written by hand.
 
-use longshore::adapters::local::{MOST_ASSIGNMENTS, MOST_BYTES};
+use longshore::http::outbox::{MOST_ASSIGNMENTS, MOST_BYTES};
 use serde_json::{Value, json};
 
 use crate::support::{ByHand, Server};
