@@ -1,4 +1,4 @@
-//! The outside behind the ports: tables that keep turns and their history, the clock.
+//! The outside behind the ports: tables that keep turns and their history, and the clock.
 //!
 //! Law: every table here passes the same laws (`tests/table_laws`). Rests on `ports` and `wire`; nothing in the
 //! core knows of it.

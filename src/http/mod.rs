@@ -4,7 +4,7 @@
 //! committed turn. The view is never locked across an await, and what one request may look at is bounded.
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
-//! Files by topic: what producers ask (`tasks`, `listing`), what runners say (`fleet`), what operators do
+//! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
 //! (`runners`, `queues`), what monitoring reads (`status`, `events`, `history`).
 
 mod events;
@@ -37,7 +37,6 @@ use utoipa::openapi::{Info, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::outbox::LocalOutbox;
 use crate::core::Settings;
 use crate::core::State as Rows;
 use crate::core::input::{Answer, Input};
@@ -45,6 +44,7 @@ use crate::model::Time;
 use crate::ports::{Clock, History};
 use crate::runtime::Handle;
 use crate::telemetry::Metrics;
+pub use outbox::LocalOutbox;
 use problem::Problem;
 use repeats::Repeats;
 use request::Asked;
