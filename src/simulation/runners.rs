@@ -142,6 +142,7 @@ impl World {
         self.thawing = true;
         self.hear(id, Word::Tick);
         self.thawing = false;
+        self.stop_what_is_over(id);
         let runner = &self.runners[id];
         let executing: Vec<(Held, Work)> = runner
             .work
