@@ -31,7 +31,7 @@ fn passes(seed: u64, options: Options) -> Statistics {
 fn every_seed_ends_well() {
     let (first, count) = match number("LONGSHORE_SEED") {
         Some(seed) => (seed, 1),
-        None => (number("LONGSHORE_FROM").unwrap_or(0), number("LONGSHORE_SEEDS").unwrap_or(50)),
+        None => (number("LONGSHORE_FROM").unwrap_or(0), number("LONGSHORE_SEEDS").unwrap_or(600)),
     };
     let mut sum = Statistics::default();
     let mut broken: Vec<(u64, String)> = Vec::new();

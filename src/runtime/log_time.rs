@@ -17,12 +17,13 @@ pub struct LogTime {
 
 impl LogTime {
     /// Begins a leadership after a turn at `last`. A follower that watched the silence passes how long it was, and
-    /// time moves by no more than that; a process that has just started knows only the wall clock.
+    /// time moves by no more than that; a process that saw no turn being written knows only the wall clock, and so
+    /// does the first leader of an empty table.
     pub fn begin(clock: &dyn Clock, last: Time, silence: Option<Duration>) -> Self {
         let wall = clock.wall().max(last);
         let began = match silence {
-            Some(silence) => wall.min(last + silence),
-            None => wall,
+            Some(silence) if last > Time(0) => wall.min(last + silence),
+            _ => wall,
         };
         Self { began, began_monotonic: clock.monotonic() }
     }

@@ -66,6 +66,8 @@ pub struct Faults {
     pub start_failed: u64,
     pub refused: u64,
     pub work_failed: u64,
+    /// A runner starts with half of what it has.
+    pub shrinks: u64,
     /// How far clocks are off, of 1,000.
     pub drift: u64,
 }
@@ -91,6 +93,7 @@ impl Faults {
             start_failed: 0,
             refused: 0,
             work_failed: 0,
+            shrinks: 0,
             drift: 0,
         }
     }
@@ -103,7 +106,7 @@ impl Faults {
             latest: *random.pick(&[2_000, 20_000, 40_000]),
             commit: *random.pick(&[0, 20, 150]),
             refusing_every: *random.pick(&[0, 40_000]),
-            crash_at_step: *random.pick(&[0, 1, 4]),
+            crash_at_step: *random.pick(&[0, 1, 4, 20]),
             pause_at_step: *random.pick(&[0, 1, 4]),
             replica_down_every: *random.pick(&[0, 30_000, 90_000]),
             runner_crash_every: *random.pick(&[0, 15_000, 60_000]),
@@ -114,6 +117,7 @@ impl Faults {
             start_failed: *random.pick(&[0, 100, 100]),
             refused: *random.pick(&[0, 0, 30]),
             work_failed: *random.pick(&[0, 80]),
+            shrinks: *random.pick(&[0, 0, 200]),
             drift: *random.pick(&[0, 50, 100]),
         }
     }

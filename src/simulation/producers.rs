@@ -58,6 +58,13 @@ impl World {
             if word.chance(30) {
                 task["arch"] = "riscv".into();
             }
+            if word.chance(60) {
+                let begin = crate::model::Time(super::replicas::BEGINNING + word.below(40_000));
+                task["not_before"] = begin.rfc3339().into();
+            }
+            if word.chance(100) {
+                task["if_unplaceable"] = (*word.pick(&["fail_after=20s", "fail"])).into();
+            }
             if word.chance(40) {
                 task["expires_in"] = "20s".into();
             }

@@ -29,7 +29,7 @@ const PULSE: u64 = 1_000;
 /// What is unconfirmed is said again this often, in milliseconds.
 const SAY_AGAIN: u64 = 2_000;
 /// Calendar time at the beginning of every world.
-const BEGINNING: u64 = 1_800_000_000_000;
+pub(super) const BEGINNING: u64 = 1_800_000_000_000;
 
 /// One dispatcher, whether its process is up or not.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ pub(super) struct Process {
     time: Option<LogTime>,
     /// When it last saw a turn, by its own monotonic clock.
     last_write: Duration,
+    saw_a_write: bool,
     released: bool,
     /// Who gets the answer under a ticket.
     origins: BTreeMap<u64, Origin>,
@@ -132,6 +133,7 @@ impl World {
             view: None,
             time: None,
             last_write,
+            saw_a_write: false,
             released,
             origins: BTreeMap::new(),
             tickets: 0,
@@ -173,6 +175,7 @@ impl World {
         process.view = None;
         process.time = None;
         process.last_write = last_write;
+        process.saw_a_write = false;
         process.released = released;
         process.origins.clear();
         process.steps.clear();
@@ -222,6 +225,7 @@ impl World {
         for turn in &turns {
             process.replica.follow(turn);
             process.last_write = clock.monotonic;
+            process.saw_a_write = true;
             process.released = turn.released;
         }
         let silence = clock.monotonic.saturating_sub(process.last_write);
@@ -230,7 +234,8 @@ impl World {
             return;
         }
         let last = process.replica.state().now();
-        let time = LogTime::begin(&clock, last, (!alone).then_some(silence));
+        // Who saw no turn being written does not know how long nothing was.
+        let time = LogTime::begin(&clock, last, process.saw_a_write.then_some(silence));
         process.view = Some(process.replica.state().clone());
         process.replica.lead(time.now(&clock));
         process.time = Some(time);
@@ -469,7 +474,10 @@ impl World {
             (Origin::Asked { from: Some((runner, incarnation)), request }, answer) => {
                 let word = match (request, answer) {
                     (Request::Register { number, .. }, Answer::Registered(registered)) => {
-                        self.checkers.registered(self.now, &runner);
+                        let side = &self.runners[&runner];
+                        if side.incarnation == incarnation && side.is_whole() {
+                            self.checkers.registered(&runner);
+                        }
                         Word::Registered { number, registered }
                     }
                     (Request::Register { number, .. }, _) => Word::RegistrationFailed { number },

@@ -11,7 +11,7 @@ use super::inbox::{Batch, Mail};
 use super::schedule::{Event, Request};
 use super::work::Work;
 use super::world::World;
-use crate::model::{AttemptOutcome, Held, LastSeen, Offer, Report, Reported, RunnerId};
+use crate::model::{AttemptOutcome, Held, LastSeen, Offer, Report, Reported, Resources, RunnerId};
 use crate::runner::session::{Input as Word, Output, Restored, Session, SessionConfig};
 
 /// Reports nobody has taken are sent again this often, in milliseconds.
@@ -20,7 +20,9 @@ const REPORT_AGAIN: u64 = 1_500;
 /// One runner: what survives its restarts, and the session it has now.
 #[derive(Debug)]
 pub(super) struct RunnerSide {
+    /// What the machine has when all of it is there, and what it has since its last start.
     pub offer: Arc<Offer>,
+    offers: Arc<Offer>,
     pub cost: f64,
     pub incarnation: u64,
     pub session: Option<Session>,
@@ -42,8 +44,10 @@ pub(super) struct RunnerSide {
 
 impl RunnerSide {
     pub fn new(offer: Offer, cost: f64, rate: u64) -> Self {
+        let offer = Arc::new(offer);
         Self {
-            offer: Arc::new(offer),
+            offers: offer.clone(),
+            offer,
             cost,
             incarnation: 0,
             session: None,
@@ -77,6 +81,11 @@ impl RunnerSide {
         until.is_some_and(|until| until > self.clock(now))
     }
 
+    /// Whether all of the machine is there.
+    pub fn is_whole(&self) -> bool {
+        self.offer == self.offers
+    }
+
     /// Whether everything it had to say was taken, and nothing runs on it.
     pub fn is_quiet(&self) -> bool {
         self.outbox.is_empty() && self.work.is_empty()
@@ -87,13 +96,16 @@ impl World {
     pub(super) fn start_runner(&mut self, id: &RunnerId) {
         let now = self.now;
         let safeguards = self.options.safeguards.clone();
+        let shrinks = !self.calm && self.random.chance(self.faults.shrinks);
         let runner = self.runners.get_mut(id).expect("a runner of this world");
         if runner.session.is_some() {
             return;
         }
         runner.incarnation += 1;
+        runner.offers = if shrinks { Arc::new(half(&runner.offer)) } else { runner.offer.clone() };
+        self.checkers.has_runner(id, &runner.offers);
         let incarnation: Arc<str> = format!("{id}-{:04}", runner.incarnation).into();
-        let mut config = SessionConfig::new(id.clone(), incarnation, runner.offer.clone());
+        let mut config = SessionConfig::new(id.clone(), incarnation, runner.offers.clone());
         config.cost = runner.cost;
         config.stop_grace = Duration::from_secs(3);
         config.safeguards = safeguards;
@@ -142,6 +154,7 @@ impl World {
         self.thawing = true;
         self.hear(id, Word::Tick);
         self.thawing = false;
+        self.stop_what_is_over(id);
         let runner = &self.runners[id];
         let executing: Vec<(Held, Work)> = runner
             .work
@@ -334,4 +347,9 @@ impl World {
             self.send_to_runner(id, Some(incarnation), Word::ReportsTaken { through });
         }
     }
+}
+
+fn half(offer: &Offer) -> Offer {
+    let resources = offer.resources.as_ref().map(|has| Resources::new(has.cpu / 2, has.memory));
+    Offer { slots: offer.slots.div_ceil(2), resources, ..offer.clone() }
 }

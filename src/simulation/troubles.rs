@@ -149,6 +149,9 @@ impl World {
             let runner = self.runners.get_mut(&id).expect("a runner of this world");
             runner.mute_until = 0;
             runner.deaf_until = 0;
+            if !runner.is_whole() {
+                self.crash_runner(&id, 100);
+            }
             self.start_runner(&id);
         }
         self.tell(|| "everything is well from now on".to_owned());

@@ -22,6 +22,8 @@ pub(super) struct Work {
     planned: u64,
     ends_at: Option<u64>,
     outcome: AttemptOutcome,
+    /// It is ended without grace.
+    over: bool,
     /// The jobs a build waits for.
     jobs: Vec<TaskId>,
 }
@@ -52,6 +54,7 @@ impl World {
             planned: 0,
             ends_at: None,
             outcome: AttemptOutcome::Succeeded,
+            over: false,
             jobs: Vec::new(),
         };
         let now = self.now;
@@ -150,10 +153,20 @@ impl World {
         };
         let at = self.now + after;
         let Some(work) = self.work(id, held) else { return };
+        work.over |= grace == 0;
         if work.ends_at.is_none_or(|before| at < before) {
             work.outcome = AttemptOutcome::Cancelled;
         }
         self.plan_end(id, held, at);
+    }
+
+    /// A machine that wakes has ended what it was about to end at once, before anything goes on.
+    pub(super) fn stop_what_is_over(&mut self, id: &RunnerId) {
+        let over = self.runners[id].work.iter().filter(|(_, work)| work.over && work.executes);
+        let over: Vec<Held> = over.map(|(held, _)| held.clone()).collect();
+        for held in over {
+            self.stop_now(id, &held);
+        }
     }
 
     fn stop_now(&mut self, id: &RunnerId, held: &Held) {

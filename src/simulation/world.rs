@@ -235,10 +235,10 @@ impl World {
             side.incarnation == incarnation && side.session.is_some()
         };
         match event {
-            Event::RunnerHears { runner, incarnation, word } => {
-                if incarnation.is_none_or(|one| now_is(self, &runner, one)) {
-                    self.hear(&runner, word);
-                }
+            Event::RunnerHears { runner, incarnation, word }
+                if incarnation.is_none_or(|one| now_is(self, &runner, one)) =>
+            {
+                self.hear(&runner, word);
             }
             Event::RunnerWakes { runner, incarnation } if now_is(self, &runner, incarnation) => {
                 self.runner_wakes(&runner);

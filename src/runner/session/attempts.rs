@@ -74,7 +74,8 @@ impl Session {
         let held = Held { id: order.id, token: order.token };
         if self.attempts.contains_key(&held) {
             self.stop_one(&held, Stopping::Asked, &order.reason);
-        } else if !self.unsaid_ends.contains_key(&held) {
+        } else if !self.unsaid_ends.contains_key(&held) && self.spent.over(held.token) != Some(Over::Ended) {
+            // Of what ended here the end was said: another end might overtake it.
             self.give_back(&held, AttemptOutcome::Handback, "it does not run here");
         }
     }

@@ -79,9 +79,10 @@ impl Checkers {
 
     // What the world is made of.
 
+    /// What a machine truly has, since its last start.
     pub fn has_runner(&mut self, runner: &RunnerId, offer: &Offer) {
         self.capacity.has_runner(runner, offer);
-        self.promises.has_runner();
+        self.promises.has_runner(runner);
     }
 
     pub fn planned_task(&mut self, id: &TaskId, possible: bool) {
@@ -97,7 +98,8 @@ impl Checkers {
         self.note(now, "promises", found);
     }
 
-    pub fn registered(&mut self, _now: u64, runner: &RunnerId) {
+    /// A runner with all of its machine was told that it is registered.
+    pub fn registered(&mut self, runner: &RunnerId) {
         self.promises.registered(runner);
     }
 
@@ -165,7 +167,11 @@ impl Checkers {
                 Fact::SweepFound { tasks } => {
                     self.broken(now, "wake-ups", format!("only the sweep found {tasks} tasks to place"));
                 }
-                Fact::RunnerLost { .. } | Fact::RunnerLeft { .. } | Fact::RunnerHeld { .. } => {
+                // Whoever registers may have less than before.
+                Fact::RunnerLost { .. }
+                | Fact::RunnerLeft { .. }
+                | Fact::RunnerHeld { .. }
+                | Fact::RunnerRegistered { .. } => {
                     self.fleet_shrank = true;
                 }
                 Fact::BuildsUnsafe { build } if !self.fleet_shrank => {

@@ -20,7 +20,7 @@ pub(super) struct Promises {
     finished: BTreeMap<TaskId, Token>,
     possible: BTreeSet<TaskId>,
     registered: BTreeSet<RunnerId>,
-    runners: usize,
+    runners: BTreeSet<RunnerId>,
     could_start: BTreeMap<TaskId, u64>,
 }
 
@@ -29,8 +29,8 @@ impl Promises {
         self.possible.insert(id.clone());
     }
 
-    pub fn has_runner(&mut self) {
-        self.runners += 1;
+    pub fn has_runner(&mut self, runner: &RunnerId) {
+        self.runners.insert(runner.clone());
     }
 
     pub fn registered(&mut self, runner: &RunnerId) {
@@ -94,8 +94,7 @@ impl Promises {
         {
             found.push(format!("{id} finished under {token} and ended {outcome}: {reason}"));
         }
-        if outcome == Outcome::Rejected && self.possible.contains(id) && self.registered.len() == self.runners
-        {
+        if outcome == Outcome::Rejected && self.possible.contains(id) && self.registered == self.runners {
             found.push(format!("{id} was rejected though it could run: {reason}"));
         }
         self.open.remove(id);
