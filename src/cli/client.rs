@@ -57,10 +57,15 @@ impl Client {
         Ok(Self { url: url.trim_end_matches('/').to_owned(), http, reached: AtomicBool::new(false) })
     }
 
-
     /// Reads what stands at `path`.
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
         self.ask(Method::GET, &with_query(path, query), Body::None).await
+    }
+
+    /// Reads the text at `path`, once.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let text = self.stream(path, &[]).await?.text().await;
+        text.map_err(|why| self.unreachable(&Method::GET, path, &why))
     }
 
     /// Posts to `path`.
