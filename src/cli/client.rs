@@ -62,6 +62,12 @@ impl Client {
         self.ask(Method::GET, &with_query(path, query), Body::None).await
     }
 
+    /// Reads the text at `path`, once.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let text = self.stream(path, &[]).await?.text().await;
+        text.map_err(|why| self.unreachable(&Method::GET, path, &why))
+    }
+
     /// Posts to `path`.
     pub(super) async fn post(&self, path: &str, body: Body<'_>) -> Result<Value, Failure> {
         self.ask(Method::POST, path, body).await

@@ -6,6 +6,7 @@
 //!
 //! One file a command. `client` speaks HTTP, `paper` writes to the terminal, `failure` knows the exit codes.
 
+pub mod bench;
 mod cancel;
 mod client;
 mod completions;
@@ -73,6 +74,7 @@ enum Command {
     Table(table::Table),
     Completions(completions::Completions),
     Demo(demo::Demo),
+    Bench(bench::Bench),
 }
 
 /// How results are shown.
@@ -179,6 +181,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Table(table) => light(table.run()),
         Command::Completions(completions) => completions.run(),
         Command::Demo(demo) => whole(demo.run()),
+        Command::Bench(bench) => whole(bench.run()),
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::Failure;
-use super::{LogForm, LogLevel, embedded, signals};
+use super::paper::Paper;
+use super::{Form, LogForm, LogLevel, embedded, signals};
 use crate::config::{self, Flag};
 use crate::runtime::Stopped;
 use crate::telemetry::logs;
@@ -46,9 +47,9 @@ impl Serve {
         let running = embedded::start(&settings, stop.clone()).await?;
         let url = running.url();
         let data = settings.server.data.display();
-        println!(
-            "longshore listens on {url} and keeps its table in {data}; next: longshore runner --url {url}"
-        );
+        let next = format!("next: longshore runner --url {url}");
+        Paper::new(Form { json: false })
+            .line(format!("longshore listens on {url} and keeps its table in {data}; {next}"));
         match running.finished().await {
             Stopped::Released => Ok(()),
             Stopped::Deposed => {

@@ -74,7 +74,10 @@ fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
             finish(draft, task, Outcome::Cancelled, Some(reason), end);
         }
         (AttemptOutcome::StartFailed, _) => {
-            blame::start_failed(draft, held);
+            // A task that has failed before says more about itself than about one more runner.
+            if task.spent == 0 {
+                blame::start_failed(draft, held);
+            }
             let reason = format!("could not be started on {}: {}", held.runner, said(end));
             let not_before = draft.now + backoff(draft, task.spent + 1);
             spend(draft, task, &reason, Some(not_before));

@@ -33,6 +33,18 @@ fn start_failures_of_one_incident_count_once() {
 }
 
 #[test]
+fn one_task_that_cannot_be_started_does_not_hold_the_runner() {
+    let mut world = World::with_runners([runner("r")]);
+    world.submit(task("mistyped").attempts(3));
+    for _ in 0..3 {
+        world.end("mistyped", AttemptOutcome::StartFailed);
+        world.pass_alive(secs(5), &[]);
+    }
+    assert_eq!(world.where_is("mistyped"), "exhausted");
+    assert_eq!(state_of(&world, "r"), RunnerState::Ready);
+}
+
+#[test]
 fn a_task_that_ran_clears_the_runner() {
     let mut world = World::with_runners([runner("r")]);
     for name in ["t1", "t2"] {

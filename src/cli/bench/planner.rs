@@ -1,0 +1,82 @@
+//! `bench planner`: what deciding costs, without a table, a network or runners.
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::worlds::{self, World};
+use super::{Figure, show};
+use crate::cli::failure::Failure;
+use crate::cli::paper::Paper;
+
+/// The world in which everything is placed.
+pub const PLACING: World = World { runners: 1_000, cores: 256, tasks: 100_000, from_cores: 1, body: 0 };
+/// The world in which nothing more can be placed, once a first turn has filled its runners.
+pub const STUCK: World = World { runners: 1_000, cores: 8, tasks: 1_002_000, from_cores: 5, body: 0 };
+/// How many tasks memory is measured with, and how long their bodies are.
+const HELD: World = World { runners: 0, cores: 0, tasks: 200_000, from_cores: 1, body: 256 };
+/// How often a turn is taken; the median is told.
+const ROUNDS: usize = 5;
+
+/// Measures and tells.
+pub(super) fn run(paper: Paper) -> Result<(), Failure> {
+    // Memory first, while nothing else was ever held.
+    let bytes = bytes_a_task();
+    let spinner = paper.spinner("placing 100,000 tasks on 1,000 runners");
+    let (placed, micros) = placement();
+    spinner.set_message("planning 1,000,000 tasks of which none can be placed");
+    let stuck = stuck_turn();
+    spinner.finish_and_clear();
+    let mut figures = vec![
+        Figure::new("one placement", micros, "µs", json!(micros))
+            .noting(format!("{placed} of 100,000 tasks of 50 shapes placed on 1,000 runners in one turn")),
+        Figure::new("a turn that can place nothing", stuck, "ms", json!(stuck))
+            .noting("1,000,000 pending tasks, 1,000 runners, everything woken".to_owned()),
+    ];
+    figures.extend(bytes.map(|bytes| {
+        Figure::new("a pending task besides its body", bytes, "bytes", json!(bytes))
+            .noting("resident memory of one state; the server keeps two, which share the rows".to_owned())
+    }));
+    show(paper, "planner", &figures);
+    Ok(())
+}
+
+fn placement() -> (usize, f64) {
+    let mut rounds: Vec<(usize, f64)> = (0..ROUNDS)
+        .map(|_| {
+            let mut state = worlds::state(PLACING);
+            let began = Instant::now();
+            let turn = worlds::turn(&mut state);
+            let took = began.elapsed();
+            let placed = worlds::placed(&turn);
+            (placed, took.as_secs_f64() * 1e6 / placed.max(1) as f64)
+        })
+        .collect();
+    rounds.sort_by(|a, b| a.1.total_cmp(&b.1));
+    rounds[ROUNDS / 2]
+}
+
+fn stuck_turn() -> f64 {
+    let mut state = worlds::state(STUCK);
+    // The first turn fills the runners; the ones measured find nothing that fits.
+    worlds::turn(&mut state);
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let began = Instant::now();
+            let turn = worlds::turn(&mut state);
+            assert_eq!(worlds::placed(&turn), 0, "nothing more can be placed");
+            began.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[ROUNDS / 2]
+}
+
+fn bytes_a_task() -> Option<f64> {
+    let before = worlds::resident()?;
+    let state = worlds::state(HELD);
+    let after = worlds::resident()?;
+    let bodies = (HELD.tasks * HELD.body) as u64;
+    let held = after.saturating_sub(before).saturating_sub(bodies);
+    drop(state);
+    Some((held as f64 / HELD.tasks as f64).round())
+}

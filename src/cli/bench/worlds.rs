@@ -1,0 +1,163 @@
+//! Worlds for measuring the planner: many runners, many pending tasks of few shapes, nothing else.
+//!
+//! Law: they are made of the same rows a table holds, and planned by the same turn; nothing is prepared that a
+//! dispatcher would not have.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::core::input::{Arrived, Command, Input, Ticket};
+use crate::core::{Settings, State, Turn, TurnBudget, Waiting, take_turn};
+use crate::model::{
+    Change, Id, IfUnplaceable, Kind, Limits, Offer, Resources, Row, Runner, Shape, Standing, Task, TaskState,
+    Time, TurnId,
+};
+
+/// How many different shapes the tasks have.
+pub const SHAPES: usize = 50;
+
+/// What a world is like.
+#[derive(Debug, Clone, Copy)]
+pub struct World {
+    pub runners: usize,
+    /// Cores of each runner.
+    pub cores: u64,
+    pub tasks: usize,
+    /// Cores of the smallest task.
+    pub from_cores: u64,
+    /// Bytes of each task's body; 0 for none.
+    pub body: usize,
+}
+
+/// A state that holds `world`, in which nothing has been planned yet.
+pub fn state(world: World) -> State {
+    let mut state = State::new(Arc::new(Settings { window: usize::MAX, ..Settings::default() }), Uuid::nil());
+    (0..world.runners).for_each(|number| state.put(Row::Runner(Arc::new(runner(number, world.cores)))));
+    add_tasks(&mut state, world);
+    state
+}
+
+/// Puts the world's pending tasks.
+pub fn add_tasks(state: &mut State, world: World) {
+    let shapes: Vec<Arc<Shape>> =
+        (0..SHAPES).map(|number| Arc::new(shape(number, world.from_cores))).collect();
+    let limits = Arc::new(Limits {
+        max_attempts: 3,
+        retries: 0,
+        timeout: None,
+        not_before: None,
+        expires_in: None,
+        if_unplaceable: IfUnplaceable::Fail,
+    });
+    for number in 0..world.tasks {
+        let id = name("task", number);
+        if world.body > 0 {
+            state.put(Row::Spec { id: id.clone(), body: "x".repeat(world.body).into() });
+        }
+        let task = task(id, number, shapes[number % SHAPES].clone(), limits.clone());
+        state.put(Row::Task(Arc::new(task)));
+    }
+}
+
+/// Takes one turn without a limit, in which something wakes every line.
+pub fn turn(state: &mut State) -> Turn {
+    let queue = Id::parse("other").expect("a legal name");
+    let mut waiting = Waiting::default();
+    for (ticket, command) in [Command::PauseQueue { queue: queue.clone() }, Command::UnpauseQueue { queue }]
+        .into_iter()
+        .enumerate()
+    {
+        waiting.push(Arrived { ticket: Ticket(ticket as u64), input: Input::Command(command) });
+    }
+    let (id, budget) =
+        (TurnId { leader: Uuid::nil(), counter: 1 }, TurnBudget { rows: usize::MAX, bytes: usize::MAX });
+    take_turn(state, &mut waiting, id, Time(1), budget)
+}
+
+fn runner(number: usize, cores: u64) -> Runner {
+    let offer = Offer {
+        kinds: BTreeSet::from([Kind::Job, Kind::Build]),
+        queues: BTreeSet::new(),
+        arch: if number.is_multiple_of(4) { "arm64" } else { "amd64" }.into(),
+        os: "linux".into(),
+        labels: Default::default(),
+        taints: BTreeSet::new(),
+        resources: Some(Resources::new(cores * 1_000, cores << 31)),
+        slots: 10_000,
+    };
+    Runner {
+        id: name("runner", number),
+        incarnation: "first".into(),
+        offer: Arc::new(offer),
+        cost: [1.0, 2.0, 4.0][number % 3],
+        class: None,
+        standing: Standing::Ready,
+        lost: None,
+        registered: Time(0),
+        version: "".into(),
+        incidents: 0,
+        last_incident: None,
+        refusals: 0,
+        crash: None,
+        extra: Default::default(),
+    }
+}
+
+fn shape(number: usize, from_cores: u64) -> Shape {
+    let cores = from_cores + number as u64 % 4;
+    Shape {
+        kind: Kind::Job,
+        queue: name("queue", number / 16),
+        resources: Resources::new(cores * 1_000, (1 + number as u64 / 10) << 29),
+        arch: match number % 10 {
+            9 => "arm64",
+            8 => "amd64",
+            _ => "",
+        }
+        .into(),
+        os: "".into(),
+        labels: Default::default(),
+        tolerations: BTreeSet::new(),
+    }
+}
+
+fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
+    Task {
+        id,
+        shape,
+        tenant: Id::parse("default").expect("a legal name"),
+        priority: i32::try_from(number % 3).expect("it is small"),
+        build: None,
+        jobs: Arc::from([]),
+        limits,
+        content: Uuid::nil(),
+        sequence: number as u64,
+        submitted: Time(0),
+        attempt: 0,
+        spent: 0,
+        retried: 0,
+        state: TaskState::Pending { since: Time(0), not_before: None, reason: None },
+        extra: Default::default(),
+    }
+}
+
+fn name(what: &str, number: usize) -> Id {
+    Id::parse(&format!("{what}-{number}")).expect("a legal name")
+}
+
+/// How many tasks a turn placed.
+pub fn placed(turn: &Turn) -> usize {
+    let assigned =
+        |change: &&Change| matches!(change, Change::Put(Row::Task(task)) if task.assignment().is_some());
+    turn.changes.iter().filter(assigned).count()
+}
+
+/// Bytes this process holds in memory at the moment, as the kernel counts them.
+pub fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
