@@ -293,7 +293,7 @@ async fn show_ended(
     }
 }
 
-/// Tells how one task ended; of one that failed, also the last lines it wrote.
+/// Tells how one task ended, and the last lines it wrote.
 async fn tell(client: &Client, paper: Paper, task: &Value) {
     let (word, ink) = standing(task);
     let mut line = format!("{} {}", paper.ink(Ink::Strong, text(task, "id")), paper.ink(ink, word));
@@ -310,9 +310,6 @@ async fn tell(client: &Client, paper: Paper, task: &Value) {
         reason => line.push_str(&format!(": {reason}")),
     }
     paper.line(line);
-    if text(task, "outcome") == "succeeded" {
-        return;
-    }
     // The last lines are a courtesy: without them the outcome stands all the same.
     let Ok(whole) = client.get(&format!("/v1/tasks/{}", text(task, "id")), &[]).await else { return };
     for line in text(&whole, "message").lines() {
