@@ -6,6 +6,7 @@
 //! what producers were told and what the work itself wrote down, not the dispatcher's rows.
 
 mod checkers;
+mod commits;
 mod inbox;
 pub mod options;
 mod outbox;
