@@ -30,7 +30,8 @@ fn help_says_what_there_is_and_how_to_begin() {
 
 #[test]
 fn wrong_usage_and_configuration_end_with_2() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 10] = [
+        &["submit", "tasks.json", "--cpu", "2"],
         &["fly"],
         &["submit"],
         &["submit", "--cpu", "many", "--", "true"],

@@ -161,3 +161,19 @@ pub fn resident() -> Option<u64> {
     let kibibytes: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Head;
+
+    #[test]
+    fn a_turn_looks_at_every_line_whatever_was_woken_before() {
+        let world = World { runners: 2, cores: 8, tasks: 100, from_cores: 1, body: 0 };
+        let rows = state(world).rows();
+        // A loaded state remembers no wake-up.
+        let mut loaded = State::load(Arc::new(Settings::default()), Uuid::nil(), Head::empty(), rows);
+        assert!(placed(&turn(&mut loaded)) > 0, "the turn wakes them itself");
+        assert_eq!(placed(&turn(&mut loaded)), 0, "and a second finds no room");
+    }
+}
