@@ -249,6 +249,8 @@ fn judge(told: &[Mark], acknowledged: &BTreeSet<String>, blamed: &BTreeSet<Strin
     assert!(blamed.len() <= TASKS / 20, "most tasks are blameless: {blamed:?}");
     let mut stories: BTreeMap<&str, Vec<&Mark>> = BTreeMap::new();
     told.iter().for_each(|mark| stories.entry(&mark.id).or_default().push(mark));
+    let again = stories.values().filter(|story| story.iter().filter(|mark| mark.word == "start").count() > 1);
+    println!("{} tasks were started again, {} were blamed", again.count(), blamed.len());
     for id in acknowledged.difference(blamed) {
         let story = stories.get(id.as_str()).unwrap_or_else(|| panic!("{id} never ran"));
         let tokens: BTreeSet<&str> = story.iter().map(|mark| mark.token.as_str()).collect();
@@ -265,4 +267,32 @@ fn judge(told: &[Mark], acknowledged: &BTreeSet<String>, blamed: &BTreeSet<Strin
         }
     }
     assert!(stories.keys().all(|id| acknowledged.contains(*id)), "something ran that nobody asked for");
+}
+
+/// What the judge says of one task's marks, by runner processes of which 7 was killed.
+fn judged(lines: &[(&str, &str, u32)]) -> std::thread::Result<()> {
+    let mark = |(word, token, runner): &(&str, &str, u32)| Mark {
+        word: (*word).to_owned(),
+        id: "t1".to_owned(),
+        token: (*token).to_owned(),
+        runner: *runner,
+    };
+    let told: Vec<Mark> = lines.iter().map(mark).collect();
+    let (acknowledged, killed) = (BTreeSet::from(["t1".to_owned()]), BTreeSet::from([7]));
+    std::panic::catch_unwind(|| judge(&told, &acknowledged, &BTreeSet::new(), &killed))
+}
+
+#[test]
+fn the_judge_is_not_blind() {
+    let once = [("start", "1", 5), ("end", "1", 5)];
+    let died_before_telling = [("start", "1", 7), ("end", "1", 7), ("start", "2", 5), ("end", "2", 5)];
+    assert!(judged(&once).is_ok() && judged(&died_before_telling).is_ok());
+    let never_ran: [(&str, &str, u32); 0] = [];
+    let twice_at_once = [("start", "1", 7), ("clash", "2", 5), ("start", "2", 5), ("end", "2", 5)];
+    let again_after_success = [("start", "1", 5), ("end", "1", 5), ("start", "2", 6), ("end", "2", 6)];
+    let one_token_twice = [("start", "1", 5), ("start", "1", 5), ("end", "1", 5)];
+    assert!(judged(&never_ran).is_err());
+    assert!(judged(&twice_at_once).is_err());
+    assert!(judged(&again_after_success).is_err());
+    assert!(judged(&one_token_twice).is_err());
 }
