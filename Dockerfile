@@ -1,3 +1,4 @@
+# Not built in the project's own checks: they reach no image registry.
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src
 COPY . .

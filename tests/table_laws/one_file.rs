@@ -10,7 +10,7 @@ use tempfile::tempdir;
 
 use crate::fixture::{Leader, id, put};
 use crate::history::{about, last, numbers, story};
-use crate::killed::process;
+use crate::killed::{in_other_process, process};
 
 #[tokio::test]
 async fn what_was_committed_is_there_after_opening_again() {
@@ -57,19 +57,15 @@ async fn a_second_opening_finds_the_table_in_use() {
 
 #[test]
 fn a_second_process_finds_the_table_in_use() {
+    if let Some(dir) = in_other_process() {
+        return println!("{}", RedbTable::open(&dir).expect_err("in use"));
+    }
     let dir = tempdir().unwrap();
     let table = RedbTable::open(dir.path()).unwrap();
-    let second = process("one_file::opens_what_another_process_has", dir.path()).output().unwrap();
+    let second = process("one_file::a_second_process_finds_the_table_in_use", dir.path()).output().unwrap();
     assert!(second.status.success(), "{second:?}");
     assert!(String::from_utf8_lossy(&second.stdout).contains("in use by another process"), "{second:?}");
     drop(table);
-}
-
-#[test]
-#[ignore = "the other process of the test above"]
-fn opens_what_another_process_has() {
-    let Some(dir) = std::env::var_os("LONGSHORE_TEST_DIR") else { return };
-    println!("{}", RedbTable::open(Path::new(&dir)).expect_err("in use"));
 }
 
 #[tokio::test]
@@ -148,10 +144,16 @@ async fn a_smaller_history_is_reached_in_steps_without_a_gap() {
 }
 
 /// The disk takes no more: the process may not let a file grow beyond a limit.
-#[test]
-fn a_full_disk_refuses_and_the_same_turn_is_stored_once_there_is_room() {
+#[tokio::test]
+async fn a_full_disk_refuses_and_the_same_turn_is_stored_once_there_is_room() {
+    if let Some(dir) = in_other_process() {
+        return fill_the_disk(&dir).await;
+    }
     let dir = tempdir().unwrap();
-    let done = process("one_file::commits_until_the_disk_is_full", dir.path()).output().unwrap();
+    let done =
+        process("one_file::a_full_disk_refuses_and_the_same_turn_is_stored_once_there_is_room", dir.path())
+            .output()
+            .unwrap();
     assert!(
         done.status.success(),
         "{}{}",
@@ -162,20 +164,17 @@ fn a_full_disk_refuses_and_the_same_turn_is_stored_once_there_is_room() {
     RedbTable::check(dir.path()).unwrap();
 }
 
-#[tokio::test]
-#[ignore = "the other process of the test above"]
-async fn commits_until_the_disk_is_full() {
+async fn fill_the_disk(dir: &Path) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     use tokio::signal::unix::{SignalKind, signal};
     const TOO_LONG_A_FILE: i32 = 25;
 
-    let Some(dir) = std::env::var_os("LONGSHORE_TEST_DIR") else { return };
     let _not_killed = signal(SignalKind::from_raw(TOO_LONG_A_FILE)).unwrap();
-    let table = RedbTable::open(Path::new(&dir)).unwrap();
+    let table = RedbTable::open(dir).unwrap();
     let mut leader = Leader::number(1);
     leader.commits(&table, 3).await;
     let room = getrlimit(Resource::Fsize);
-    let length = std::fs::metadata(Path::new(&dir).join("longshore.redb")).unwrap().len();
+    let length = std::fs::metadata(dir.join("longshore.redb")).unwrap().len();
     setrlimit(Resource::Fsize, Rlimit { current: Some(length), maximum: room.maximum }).unwrap();
 
     let changes =

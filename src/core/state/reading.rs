@@ -1,0 +1,125 @@
+//! Reading a state: what decisions, HTTP and the metrics may ask of it.
+//!
+//! Law: nothing here changes anything.
+
+use std::sync::Arc;
+
+use super::super::backlog::Backlog;
+use super::super::fleet::Fleet;
+use super::super::shelves::{Shelf, Shelves};
+use super::{Counts, State};
+use crate::model::{Class, Kind, Pool, Queue, QueueId, Row, Runner, RunnerId, Shape, Task, TaskId, Time};
+
+impl State {
+    /// The number of the last turn in it.
+    pub fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// The epoch of its table.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Log time.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The task called `id`.
+    pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
+        self.tasks.get(id)
+    }
+
+    /// All tasks, in no order.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values()
+    }
+
+    /// The body a task was submitted with, while it is kept.
+    pub fn body(&self, id: &str) -> Option<&Arc<str>> {
+        self.bodies.get(id)
+    }
+
+    /// The runner called `id`.
+    pub fn runner(&self, id: &RunnerId) -> Option<&Arc<Runner>> {
+        self.fleet.get(id).map(|seat| &seat.runner)
+    }
+
+    /// All runners with what they hold.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Pending tasks whose time has come.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// Queues an operator said something of.
+    pub fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.queues.values()
+    }
+
+    /// What an operator said of one queue.
+    pub fn queue(&self, id: &QueueId) -> Option<&Queue> {
+        self.queues.get(id)
+    }
+
+    /// Whether nothing on the queue is placed.
+    pub fn is_paused(&self, queue: &QueueId) -> bool {
+        self.queues.get(queue).is_some_and(|queue| queue.paused)
+    }
+
+    /// Kinds of runner that left and may come back.
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<Class>> {
+        self.classes.values()
+    }
+
+    /// What holds for the whole pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Numbers of tasks.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// All tasks in the order of their admission, by where they stand.
+    pub fn shelves(&self) -> &Shelves {
+        &self.shelves
+    }
+
+    /// When the oldest pending task of a kind was submitted.
+    pub fn oldest_pending(&self, kind: Kind) -> Option<Time> {
+        let id = self.shelves.oldest(Shelf::pending(kind))?;
+        self.tasks.get(id).map(|task| task.submitted)
+    }
+
+    /// The live jobs of a build.
+    pub fn jobs_of(&self, build: &TaskId) -> impl Iterator<Item = &TaskId> {
+        self.families.live(build)
+    }
+
+    /// The shapes of the jobs that running builds may submit.
+    pub fn job_shapes(&self) -> impl Iterator<Item = &Arc<Shape>> {
+        self.families.shapes()
+    }
+
+    /// All rows, in the order of their keys.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::with_capacity(self.tasks.len() * 2 + self.fleet.len());
+        rows.extend(self.tasks.values().cloned().map(Row::Task));
+        rows.extend(self.bodies.iter().map(|(id, body)| Row::Spec { id: id.clone(), body: body.clone() }));
+        rows.extend(self.fleet.seats().map(|seat| Row::Runner(seat.runner.clone())));
+        rows.extend(self.queues.values().cloned().map(Row::Queue));
+        rows.extend(self.classes.values().cloned().map(Row::Class));
+        rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
+        if self.pool != (Pool { frozen: None, unsafe_since: None }) {
+            rows.push(Row::Pool(self.pool.clone()));
+        }
+        rows.sort_by_key(Row::key);
+        rows
+    }
+}
