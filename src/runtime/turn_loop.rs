@@ -18,7 +18,7 @@ use super::handle::{Call, Handle, Status, View};
 use super::log_time::LogTime;
 use super::replica::{Replica, Settled};
 use crate::core::input::{Answer, Arrived, Input, Ticket};
-use crate::core::{Effect, Settings, State};
+use crate::core::{Effect, Settings};
 use crate::model::TurnRecord;
 use crate::ports::{Clock, Commit, Inbox, Outbox, Table, TableError};
 
@@ -111,8 +111,8 @@ impl TurnLoop {
         let load = table.load().await?;
         let head = load.head;
         let id = Uuid::now_v7();
-        let view = View::new(State::load(settings.clone(), load.table, head, load.rows.clone()));
         let mut replica = Replica::new(id, settings, load);
+        let view = View::new(replica.state().clone());
         let time = LogTime::begin(&*clock, head.at, None);
         replica.lead(time.now(&*clock));
         let (door, calls) = mpsc::unbounded_channel();
