@@ -99,6 +99,8 @@ fn unfreeze(draft: &mut Draft) -> Commanded {
     pool.frozen = None;
     draft.put_pool(pool);
     draft.state.watch.accepts_foreign = true;
+    // Tokens of the table before must be older than every token from now on.
+    draft.state.epoch += 1;
     draft.fact(Fact::Unfrozen);
     Commanded::Done
 }

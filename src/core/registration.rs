@@ -75,7 +75,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
 /// A runner that spoke with another table, while this one has never had a task: this table may have been put in
 /// the place of a lost one, so it does not start over.
 fn foreign_table(draft: &mut Draft, new: &Registration) -> Option<Arc<str>> {
-    let seen = new.last_seen?;
+    let seen = new.last_seen.filter(|_| !draft.state.watch.accepts_foreign)?;
     if seen.table == draft.state.table || seen.table.is_nil() || !draft.state.tasks.is_empty() {
         return None;
     }
@@ -85,9 +85,6 @@ fn foreign_table(draft: &mut Draft, new: &Registration) -> Option<Arc<str>> {
         new.runner, seen.table, seen.turn, draft.state.table
     )
     .into();
-    if draft.state.watch.accepts_foreign {
-        return None;
-    }
     let mut pool = draft.state.pool().clone();
     pool.frozen = Some(reason.clone());
     draft.put_pool(pool);

@@ -261,4 +261,6 @@ fn a_new_and_empty_table_that_hears_of_another_freezes_instead_of_starting_over(
     world.register(stranger);
     world.submit(task("t"));
     assert_eq!(world.where_is("t"), "r1");
+    assert_eq!(world.held("t").token.epoch, 2, "newer than every token of the table before");
+    assert_eq!(world.follower.epoch(), 2);
 }
