@@ -2,17 +2,20 @@
 
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: demo test fast check sim bench up
+.PHONY: demo test fast check sim bench up tools
 
 demo:            ## the main job, in one process on real parts
 	cargo run --release -- demo
 
-test:            ## everything; cargo brings what the tests need
+test: tools      ## everything; brings what the tests need
 ifeq ($(NEXTEST),yes)
 	cargo nextest run --no-fail-fast
 else
 	cargo test --no-fail-fast
 endif
+
+tools:           ## a nats-server that is new enough, for the tests
+	@scripts/nats-server.sh
 
 fast:            ## the decisions alone, in seconds
 	cargo test --test behaviour --test submission --test runner_session --test architecture

@@ -1,6 +1,7 @@
 //! Longshore: a dispatcher for container jobs and builds. `ARCHITECTURE.md` is the map.
 
 pub mod adapters;
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod core;

@@ -192,7 +192,7 @@ fn said(why: TableError) -> Failure {
             "{what} is in use by a server; stop it first, or ask it: `longshore ps`, `longshore runners`, GET /v1/history"
         )),
         TableError::Unreadable { .. } => Failure::Usage(why.to_string()),
-        TableError::Damaged { .. } => Failure::Broken(why.to_string()),
+        TableError::Damaged { .. } | TableError::Lost { .. } => Failure::Broken(why.to_string()),
     }
 }
 

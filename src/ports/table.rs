@@ -6,7 +6,8 @@
 //! - `follow` yields every turn after the one named, once, in order; a turn that was compacted away is `Behind`,
 //!   never a gap;
 //! - committing the same record again after `Unknown` ends in `Done` exactly when it stands there;
-//! - `Refused` stores nothing.
+//! - `Refused` stores nothing;
+//! - a table that ends before what was seen of it is said to be `Lost`: it is not followed, and takes no turn.
 
 use std::sync::Arc;
 
@@ -54,6 +55,10 @@ pub enum Follow {
     Turn(Arc<TurnRecord>),
     /// The next turn is no longer in the log: load again.
     Behind,
+    /// The table ends before what was seen of it: it lost turns it had acknowledged. Never follow, never lead.
+    Lost {
+        why: String,
+    },
 }
 
 /// The table could not be read. The message names the place and the remedy.
@@ -65,6 +70,8 @@ pub enum TableError {
     Damaged { what: String, why: String },
     #[error("{what} is in use by another process; stop it or choose another directory")]
     InUse { what: String },
+    #[error("{what} lost turns it had acknowledged: {why}")]
+    Lost { what: String, why: String },
 }
 
 /// The shared durable table.

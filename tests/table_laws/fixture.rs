@@ -144,7 +144,7 @@ pub(crate) async fn next_turns(
     while turns.len() < count {
         match stream.next().await.expect("the table is open") {
             Follow::Turn(turn) => turns.push(turn),
-            Follow::Behind => panic!("behind after {} turns", turns.len()),
+            Follow::Behind | Follow::Lost { .. } => panic!("cannot follow after {} turns", turns.len()),
         }
     }
     turns
