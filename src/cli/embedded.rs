@@ -17,7 +17,9 @@ use crate::config;
 use crate::core::Settings;
 use crate::http::{self, Context, LocalOutbox};
 use crate::ports::{Clock, History, Table, TableError};
-use crate::runtime::{Handle, Stopped, TurnLoop};
+use crate::ports::{Inbox, Outbox};
+use crate::runtime::member::{self, DoorInbox};
+use crate::runtime::{Handle, Member, Stopped};
 use crate::telemetry::{Metrics, logs};
 
 /// A dispatcher that runs in this process.
@@ -96,15 +98,24 @@ pub async fn compose(
         let (number, changes, facts) = (turn.number, turn.changes.len(), turn.facts.len());
         tracing::debug!(turn = number, changes, facts, ?took, "turn committed");
     });
+    let member = member::Parts {
+        replica: uuid::Uuid::now_v7(),
+        table: parts.table,
+        settings: parts.decisions.clone(),
+        clock: parts.clock.clone(),
+        report,
+    };
     let mut made = None;
-    let (turn_loop, handle) =
-        TurnLoop::open(parts.table, parts.decisions.clone(), parts.clock.clone(), report, |view| {
-            made.insert(Arc::new(LocalOutbox::new(view))).clone()
-        })
-        .await?;
-    let outbox = made.expect("the loop was opened with it");
+    let (member, handle) = Member::open(member, |handle| {
+        let outbox = made.insert(Arc::new(LocalOutbox::new(handle.view()))).clone();
+        let inbox: Arc<dyn Inbox> = Arc::new(DoorInbox(handle.clone()));
+        (inbox, outbox as Arc<dyn Outbox>)
+    })
+    .await?;
+    let outbox = made.expect("the member was opened with it");
     let context = Context {
         handle: handle.clone(),
+        door: Arc::new(handle.clone()),
         outbox: outbox.clone(),
         history: parts.history,
         metrics: metrics.clone(),
@@ -112,22 +123,17 @@ pub async fn compose(
         clock: parts.clock,
     };
     tracing::info!(%address, "dispatcher started");
-    let finished = tokio::spawn(run(turn_loop, context, listener, stop));
+    let finished = tokio::spawn(run(member, context, listener, stop));
     Ok(Running { address, handle, metrics, outbox, finished })
 }
 
-async fn run(
-    turn_loop: TurnLoop,
-    context: Context,
-    listener: TcpListener,
-    stop: CancellationToken,
-) -> Stopped {
+async fn run(member: Member, context: Context, listener: TcpListener, stop: CancellationToken) -> Stopped {
     // The loop has a stop of its own: it ends after HTTP does. If it ends by itself, so does HTTP.
     let (stop_http, stop_loop) = (stop.child_token(), CancellationToken::new());
     let mut deciding = tokio::spawn({
         let (stop_http, stop_loop) = (stop_http.clone(), stop_loop.clone());
         async move {
-            let stopped = turn_loop.run(stop_loop).await;
+            let stopped = member.lead(stop_loop).await;
             stop_http.cancel();
             stopped
         }

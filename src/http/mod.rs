@@ -42,7 +42,7 @@ use crate::core::State as Rows;
 use crate::core::input::{Answer, Input};
 use crate::model::Time;
 use crate::ports::{Clock, History};
-use crate::runtime::Handle;
+use crate::runtime::{Door, Handle};
 use crate::telemetry::Metrics;
 pub use outbox::LocalOutbox;
 use problem::Problem;
@@ -60,6 +60,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Context {
     pub handle: Handle,
+    /// Where what is asked goes: this process's own loop, or whoever leads.
+    pub door: Arc<dyn Door>,
     pub outbox: Arc<LocalOutbox>,
     pub history: Arc<dyn History>,
     pub metrics: Arc<Metrics>,
@@ -86,22 +88,25 @@ impl App {
     /// Puts inputs through the door and waits for their answers. A frozen pool is a problem, and so is a door
     /// that does not answer in time: what was asked may then still be decided, and is safe to repeat.
     async fn ask(&self, inputs: Vec<Input>) -> Result<Vec<Answer>, Problem> {
-        let handle = &self.context.handle;
-        match tokio::time::timeout(DECIDE_WITHIN, handle.ask(inputs)).await {
+        let answers = self.put(inputs).await?;
+        answers.into_iter().map(|answer| answer.ok_or_else(undecided)).collect()
+    }
+
+    /// The same for submissions and cancels, which may be durable before they are decided: `None`.
+    async fn put(&self, inputs: Vec<Input>) -> Result<Vec<Option<Answer>>, Problem> {
+        let context = &self.context;
+        match tokio::time::timeout(DECIDE_WITHIN, context.door.put(inputs)).await {
             Ok(answers) => {
                 let answers = answers?;
-                let frozen = answers.iter().find_map(|answer| match answer {
+                let frozen = answers.iter().flatten().find_map(|answer| match answer {
                     Answer::Frozen { reason } => Some(reason.clone()),
                     _ => None,
                 });
                 frozen.map_or(Ok(answers), |reason| Err(Problem::frozen(&reason)))
             }
-            Err(_) => match handle.status().trouble {
+            Err(_) => match context.handle.status().trouble {
                 Some(why) => Err(Problem::table_trouble(&why)),
-                None => Err(Problem::no_leader(format!(
-                    "no turn was committed within {}s; what was asked may still be decided, repeat it",
-                    DECIDE_WITHIN.as_secs()
-                ))),
+                None => Err(undecided()),
             },
         }
     }
@@ -116,6 +121,13 @@ impl App {
     fn now(&self, rows: &Rows) -> Time {
         rows.now().max(self.context.clock.wall())
     }
+}
+
+fn undecided() -> Problem {
+    Problem::no_leader(format!(
+        "no turn was committed within {}s; what was asked may still be decided, repeat it",
+        DECIDE_WITHIN.as_secs()
+    ))
 }
 
 /// Serves until `stop` is cancelled: then takes nothing new, ends what waits, and answers what is being decided.

@@ -150,6 +150,7 @@ impl From<Unavailable> for Problem {
             Unavailable::Stopping => Self::stopping(),
             Unavailable::Table(why) => Self::table_trouble(&why),
             Unavailable::NoLeader => Self::no_leader(format!("{why}; try again")),
+            Unavailable::Refused(why) => Self::new(StatusCode::BAD_REQUEST, "refused", why),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::core::input::{Answer, Command, Commanded, Input};
 use crate::core::shelves::Live;
 use crate::core::state::Window;
 use crate::model::{Kind, RunnerState, Time};
+use crate::runtime::Role;
 use crate::telemetry::Gauges;
 use crate::telemetry::metrics::LiveTasks;
 
@@ -84,8 +85,8 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
     let troubled = status.trouble.is_some();
     Ok(Json(app.context.handle.view().read(|rows| StatusView {
         replica: status.replica.to_string(),
-        role: if status.leading { "leader" } else { "follower" },
-        leader: status.leading.then(|| status.replica.to_string()),
+        role: if status.role == Role::Leading { "leader" } else { "follower" },
+        leader: status.leader.map(|leader| leader.to_string()),
         pool: super::POOL,
         version: env!("CARGO_PKG_VERSION"),
         table: rows.table.to_string(),
@@ -140,7 +141,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Prob
     if let Some(why) = status.trouble {
         return Err(Problem::table_trouble(&why));
     }
-    if !status.leading {
+    if status.leader.is_none() {
         return Err(Problem::no_leader("this replica does not lead, and no other one does"));
     }
     match app.context.handle.view().read(|rows| rows.pool().frozen.clone()) {
@@ -153,7 +154,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Prob
 #[utoipa::path(get, path = "/metrics", tag = "monitoring",
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let leading = app.context.handle.status().leading;
+    let leading = app.context.handle.status().role == Role::Leading;
     let gauges = app.context.handle.view().read(|rows| gauges(rows, app.now(rows), leading));
     let text = app.context.metrics.scrape(&gauges);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()

@@ -40,7 +40,8 @@ const MOST_EXPLAINED: usize = 1_000;
 pub(super) struct SubmissionAnswer {
     /// The id as it was submitted; null where there was none.
     id: Option<String>,
-    /// `admitted`, `duplicate`, `rejected`, `conflict`; `full`: not taken now, submit it again later.
+    /// `admitted`, `duplicate`, `rejected`, `conflict`; `accepted`: durable, and decided later; `full`: not taken
+    /// now, submit it again later.
     answer: &'static str,
     reason: Option<String>,
 }
@@ -73,7 +74,7 @@ pub(super) async fn submit(
     for task in tasks.iter().flatten() {
         inputs.push(Input::Submit { task: task.clone(), sequence: app.context.handle.next_sequence() });
     }
-    let mut decided = if inputs.is_empty() { Vec::new() } else { app.ask(inputs).await? }.into_iter();
+    let mut decided = if inputs.is_empty() { Vec::new() } else { app.put(inputs).await? }.into_iter();
     let mut full = false;
     let mut answers = Vec::with_capacity(tasks.len());
     for task in tasks {
@@ -81,8 +82,11 @@ pub(super) async fn submit(
             Err(refused) if alone => return Err(refused.malformed.into()),
             Err(refused) => malformed(refused),
             Ok(task) => match decided.next() {
-                Some(Answer::Submitted(submitted)) if alone => said_alone(&task, submitted)?,
-                Some(Answer::Submitted(submitted)) => said(&task, submitted),
+                Some(Some(Answer::Submitted(submitted))) if alone => said_alone(&task, submitted)?,
+                Some(Some(Answer::Submitted(submitted))) => said(&task, submitted),
+                Some(None) => {
+                    SubmissionAnswer { id: Some(task.id.to_string()), answer: "accepted", reason: None }
+                }
                 _ => unreachable!("a submission is answered as a submission"),
             },
         };
@@ -429,12 +433,12 @@ pub(super) async fn cancel(
     }
     let sequence = app.context.handle.next_sequence();
     let command = Command::Cancel { id: id.clone(), reason, sequence };
-    match app.ask_one(Input::Command(command)).await? {
-        Answer::Commanded(Commanded::AlreadyEnded { outcome }) => {
+    match app.put(vec![Input::Command(command)]).await?.pop().flatten() {
+        Some(Answer::Commanded(Commanded::AlreadyEnded { outcome })) => {
             let detail = format!("task {id} has ended already: {outcome}; nothing was changed");
             Err(Problem::new(StatusCode::CONFLICT, "already_ended", detail).ended(outcome.as_str()))
         }
-        Answer::Commanded(_) => {
+        Some(Answer::Commanded(_)) | None => {
             let now =
                 app.context.handle.view().read(|rows| rows.task(id.as_str()).map(|task| task.state_word()));
             Ok((StatusCode::ACCEPTED, Json(Cancelled { remembered: now.is_none(), id, state: now })))

@@ -8,4 +8,9 @@
 pub trait Inbox: Send + Sync {
     /// Asks for all reports that have arrived so far, followed by `mark`.
     fn read_reports(&self, mark: u64);
+
+    /// Why nothing has been read for so long that another replica should lead, if so.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use async_trait::async_trait;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -28,19 +29,35 @@ impl View {
         read(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Puts a state that was loaded again in place of this one.
+    pub(super) fn replace(&self, state: State) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
     /// Applies a committed turn.
     pub fn apply(&self, record: &TurnRecord) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).apply(record);
     }
 }
 
+/// What a replica is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It leads as soon as its first turn is committed: inputs wait for that.
+    Claiming,
+    Leading,
+    Following,
+}
+
 /// How the replica stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// This replica's id.
+    /// This process's id.
     pub replica: Uuid,
-    pub leading: bool,
-    /// The last committed turn.
+    pub role: Role,
+    /// Who decided the last committed turn, unless it was its last.
+    pub leader: Option<Uuid>,
+    /// The last committed turn this replica has seen.
     pub turn: u64,
     /// What is wrong with the table, if anything: no input is taken while this is set.
     pub trouble: Option<String>,
@@ -63,6 +80,24 @@ pub enum Unavailable {
     Table(String),
     #[error("no leader takes inputs at the moment")]
     NoLeader,
+    /// Whoever leads would not take it; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where inputs are put from outside: the turn loop's own door, or the way to whoever leads.
+#[async_trait]
+pub trait Door: Send + Sync {
+    /// Puts inputs through and waits until the turns that took them are committed. The answers stand in the order
+    /// of the inputs. `None` stands for a submission or a cancel that is durable and not decided yet.
+    async fn put(&self, inputs: Vec<Input>) -> Result<Vec<Option<Answer>>, Unavailable>;
+}
+
+#[async_trait]
+impl Door for Handle {
+    async fn put(&self, inputs: Vec<Input>) -> Result<Vec<Option<Answer>>, Unavailable> {
+        Ok(self.ask(inputs).await?.into_iter().map(Some).collect())
+    }
 }
 
 /// How many calls may wait for their answers at once; more wait before the door.
@@ -101,6 +136,11 @@ impl Handle {
         answers.await.map_err(|_| self.is_available().err().unwrap_or(Unavailable::NoLeader))
     }
 
+    /// Puts inputs through the door without waiting: a loop that has ended needs them no more.
+    pub fn tell(&self, inputs: Vec<Input>) {
+        let _ = self.door.send(Call { inputs, reply: None });
+    }
+
     /// Puts one input through the door.
     pub async fn ask_one(&self, input: Input) -> Result<Answer, Unavailable> {
         let mut answers = self.ask(vec![input]).await?;
@@ -112,6 +152,7 @@ impl Handle {
         match &status.trouble {
             _ if status.stopping => Err(Unavailable::Stopping),
             Some(why) => Err(Unavailable::Table(why.clone())),
+            None if status.role == Role::Following => Err(Unavailable::NoLeader),
             None => Ok(()),
         }
     }

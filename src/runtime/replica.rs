@@ -49,13 +49,18 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A follower of what `load` yielded. `id` is drawn for each replica made, also by a process that was deposed
-    /// and follows again: its turns are counted from the beginning.
+    /// A follower of what `load` yielded, under an id that was never used.
     pub fn new(id: Uuid, settings: Arc<Settings>, load: Load) -> Self {
+        Self::resume(id, 0, State::load(settings, load.table, load.head, load.rows))
+    }
+
+    /// A follower on a state to which only committed turns were applied, by a process that has decided `counter`
+    /// turns under `id` before.
+    pub fn resume(id: Uuid, counter: u64, state: State) -> Self {
         Self {
             id,
-            counter: 0,
-            state: State::load(settings, load.table, load.head, load.rows),
+            counter,
+            state,
             waiting: Waiting::default(),
             flight: None,
             leading: false,
@@ -75,6 +80,11 @@ impl Replica {
         self.leading = true;
         self.due_now = true;
         self.first = true;
+    }
+
+    /// How many turns were decided under its id.
+    pub fn counter(&self) -> u64 {
+        self.counter
     }
 
     /// Whether it leads, as far as it knows.

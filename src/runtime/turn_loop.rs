@@ -1,8 +1,9 @@
-//! The turn loop: carries out what the replica decides, on a real table.
+//! The turn loop: one leadership, carried out on a real table.
 //!
 //! Law: commit, then send effects, then report facts, then acknowledge the inputs. Inputs that arrive while a
 //! turn is on its way make the next turn larger. A stop finishes the turn, takes what has arrived, writes a last
-//! turn `released`, and only then returns.
+//! turn `released`, and only then returns. A leader others watch writes a turn every `pulse` even if it is
+//! empty, from this very loop: one whose inbox does not answer writes none but a last one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,20 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::handle::{Call, Handle, Status, View};
+use super::handle::{Call, Role};
 use super::log_time::LogTime;
+use super::member::Member;
 use super::replica::{Replica, Settled};
-use crate::core::input::{Answer, Arrived, Input, Ticket};
-use crate::core::{Effect, Settings};
+use crate::core::Effect;
+use crate::core::input::{Answer, Arrived, Ticket};
 use crate::model::TurnRecord;
-use crate::ports::{Clock, Commit, Inbox, Outbox, Table, TableError};
+use crate::ports::Commit;
 
-/// Told of every committed turn, in order.
-pub type Report = Box<dyn Fn(&TurnRecord, Took) + Send>;
+/// Told of every turn committed here, in order.
+pub type Report = Box<dyn Fn(&TurnRecord, Took) + Send + Sync>;
 
 /// How long a turn took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,17 +46,6 @@ pub enum Stopped {
     InTrouble(String),
 }
 
-/// The embedded inbox: reports come through the door, so whatever follows them through it follows them.
-#[derive(Debug)]
-struct Door(mpsc::UnboundedSender<Call>);
-
-impl Inbox for Door {
-    fn read_reports(&self, mark: u64) {
-        // A closed door means the loop has ended: nobody waits for the mark.
-        let _ = self.0.send(Call { inputs: vec![Input::ReportsRead { mark }], reply: None });
-    }
-}
-
 /// The answers of one call, as they come in.
 struct Open {
     answers: Vec<Option<Answer>>,
@@ -66,30 +56,18 @@ struct Open {
 type CommitFuture = Pin<Box<dyn Future<Output = Commit> + Send>>;
 
 /// A leader on its table.
-pub struct TurnLoop {
+pub(super) struct TurnLoop<'a> {
+    member: &'a mut Member,
     replica: Replica,
-    table: Arc<dyn Table>,
-    inbox: Box<dyn Inbox>,
-    outbox: Arc<dyn Outbox>,
-    clock: Arc<dyn Clock>,
     time: LogTime,
-    report: Report,
-    calls: mpsc::UnboundedReceiver<Call>,
-    view: View,
-    turns: broadcast::Sender<Arc<TurnRecord>>,
-    status: watch::Sender<Status>,
     open: FxHashMap<u64, Open>,
     next_call: u64,
     retry: Duration,
     since_compaction: u64,
     /// How long the turn on its way took to decide, and when it was first handed to the table.
     decided: (Duration, Duration),
-}
-
-impl std::fmt::Debug for TurnLoop {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TurnLoop").field("replica", &self.replica).finish_non_exhaustive()
-    }
+    /// When the last turn was committed, by the monotonic clock.
+    committed: Duration,
 }
 
 /// A call's place within a ticket: the lowest 16 bits are the input's place within the call.
@@ -99,70 +77,57 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Turns between two compactions of the log.
 const COMPACT_EVERY: u64 = 1_000;
 
-impl TurnLoop {
-    /// Loads the table and begins to lead. `outbox` is made with the window on committed turns.
-    pub async fn open(
-        table: Arc<dyn Table>,
-        settings: Arc<Settings>,
-        clock: Arc<dyn Clock>,
-        report: Report,
-        outbox: impl FnOnce(&View) -> Arc<dyn Outbox>,
-    ) -> Result<(Self, Handle), TableError> {
-        let load = table.load().await?;
-        let head = load.head;
-        let id = Uuid::now_v7();
-        let mut replica = Replica::new(id, settings, load);
-        let view = View::new(replica.state().clone());
-        let time = LogTime::begin(&*clock, head.at, None);
-        replica.lead(time.now(&*clock));
-        let (door, calls) = mpsc::unbounded_channel();
-        let (turns, _) = broadcast::channel(1_024);
-        let status =
-            Status { replica: id, leading: false, turn: head.number, trouble: None, stopping: false };
-        let (status, statuses) = watch::channel(status);
-        let handle = Handle::new(door.clone(), view.clone(), turns.clone(), statuses);
-        let outbox = outbox(&view);
-        let turn_loop = Self {
+impl<'a> TurnLoop<'a> {
+    /// Begins to lead on the committed state, after a silence of `silence` if one was watched.
+    pub(super) fn begin(member: &'a mut Member, silence: Option<Duration>) -> Self {
+        let mut replica = member.candidate();
+        let clock = &*member.clock;
+        let time = LogTime::begin(clock, replica.state().now(), silence);
+        replica.lead(time.now(clock));
+        let committed = clock.monotonic();
+        Self {
+            member,
             replica,
-            table,
-            inbox: Box::new(Door(door)),
-            outbox,
-            clock,
             time,
-            report,
-            calls,
-            view,
-            turns,
-            status,
             open: FxHashMap::default(),
             next_call: 0,
             retry: RETRY_FIRST,
             since_compaction: 0,
             decided: Default::default(),
-        };
-        Ok((turn_loop, handle))
+            committed,
+        }
     }
 
-    /// Takes turns until `stop` is cancelled.
-    pub async fn run(mut self, stop: CancellationToken) -> Stopped {
+    /// Takes turns until `stop` is cancelled, or another leads.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Stopped {
+        let stopped = self.lead(stop).await;
+        self.member.counter = self.replica.counter();
+        stopped
+    }
+
+    async fn lead(&mut self, stop: &CancellationToken) -> Stopped {
         let mut committing: Option<CommitFuture> = None;
         loop {
-            if stop.is_cancelled() && committing.is_none() {
-                return self.finish().await;
+            if committing.is_none() {
+                if stop.is_cancelled() {
+                    return self.finish().await;
+                }
+                if let Some(why) = self.pulse_due().then(|| self.member.inbox.trouble()).flatten() {
+                    tracing::error!(%why, "leader steps down: its inbox does not answer");
+                    return self.step_down().await;
+                }
+                if let Some(record) = self.decide() {
+                    committing = Some(self.commit(record, Duration::ZERO));
+                }
             }
-            if committing.is_none()
-                && let Some(record) = self.decide()
-            {
-                committing = Some(self.commit(record, Duration::ZERO));
-            }
-            let wait = self.time.until(&*self.clock, self.replica.next_due());
+            let wait = self.until_due();
             tokio::select! {
                 biased;
                 answer = async { committing.as_mut().expect("guarded").await }, if committing.is_some() => {
                     committing = None;
                     match self.settle(answer) {
                         Settled::Again { .. } | Settled::Refused { .. } if stop.is_cancelled() => {
-                            let why = self.status.borrow().trouble.clone().unwrap_or_default();
+                            let why = self.member.status.borrow().trouble.clone().unwrap_or_default();
                             return Stopped::InTrouble(why);
                         }
                         Settled::Again { .. } | Settled::Refused { .. } => {
@@ -172,7 +137,7 @@ impl TurnLoop {
                         Settled::Committed { .. } => {}
                     }
                 }
-                call = self.calls.recv() => {
+                call = self.member.calls.recv() => {
                     let Some(call) = call else { return self.finish().await };
                     self.take_in(call);
                     self.take_in_arrived();
@@ -183,21 +148,42 @@ impl TurnLoop {
         }
     }
 
+    /// When something is to be done though nothing arrives.
+    fn until_due(&self) -> Duration {
+        let wait = self.time.until(&*self.member.clock, self.replica.next_due());
+        match self.member.pulse {
+            Some(pulse) => wait.min((self.committed + pulse).saturating_sub(self.member.clock.monotonic())),
+            None => wait,
+        }
+    }
+
+    fn pulse_due(&self) -> bool {
+        let since = self.member.clock.monotonic().saturating_sub(self.committed);
+        self.member.pulse.is_some_and(|pulse| since >= pulse)
+    }
+
     fn decide(&mut self) -> Option<Arc<TurnRecord>> {
-        let began = self.clock.monotonic();
-        let record = self.replica.decide(self.time.now(&*self.clock), self.table.budget())?;
-        let now = self.clock.monotonic();
+        let (clock, budget) = (&*self.member.clock, self.member.table.budget());
+        let began = clock.monotonic();
+        let at = self.time.now(clock);
+        let decided = self.replica.decide(at, budget);
+        let record = match decided {
+            None if self.pulse_due() => self.replica.pulse(at, budget)?,
+            decided => decided?,
+        };
+        let now = clock.monotonic();
         self.decided = (now.saturating_sub(began), now);
         Some(record)
     }
 
     fn release(&mut self) -> Option<Arc<TurnRecord>> {
-        self.decided = (Duration::ZERO, self.clock.monotonic());
-        self.replica.release(self.time.now(&*self.clock), self.table.budget())
+        let (clock, budget) = (&*self.member.clock, self.member.table.budget());
+        self.decided = (Duration::ZERO, clock.monotonic());
+        self.replica.release(self.time.now(clock), budget)
     }
 
     fn commit(&self, record: Arc<TurnRecord>, after: Duration) -> CommitFuture {
-        let table = self.table.clone();
+        let table = self.member.table.clone();
         Box::pin(async move {
             if !after.is_zero() {
                 tokio::time::sleep(after).await;
@@ -219,16 +205,18 @@ impl TurnLoop {
         match &settled {
             Settled::Committed { record, effects } => {
                 self.retry = RETRY_FIRST;
-                self.view.apply(record);
+                self.member.view.apply(record);
                 self.send(effects);
                 let (decide, handed_over) = self.decided;
-                let commit = self.clock.monotonic().saturating_sub(handed_over);
-                (self.report)(record, Took { decide, commit });
+                self.committed = self.member.clock.monotonic();
+                let commit = self.committed.saturating_sub(handed_over);
+                (self.member.report)(record, Took { decide, commit });
                 // Nobody listening is fine.
-                let _ = self.turns.send(record.clone());
+                let _ = self.member.turns.send(record.clone());
                 self.acknowledge(effects);
-                self.status.send_modify(|status| {
-                    status.leading = !record.released;
+                self.member.status.send_modify(|status| {
+                    status.role = if record.released { Role::Following } else { Role::Leading };
+                    status.leader = (!record.released).then_some(record.id.leader);
                     status.turn = record.number;
                     status.trouble = None;
                 });
@@ -236,11 +224,15 @@ impl TurnLoop {
             }
             Settled::Again { why } | Settled::Refused { why } => {
                 tracing::error!(turn = self.replica.state().turn(), why, "table did not take a turn");
-                self.status.send_modify(|status| status.trouble = Some(why.clone()));
+                self.member.status.send_modify(|status| status.trouble = Some(why.clone()));
             }
             Settled::Deposed { .. } => {
                 self.open.clear();
-                self.status.send_modify(|status| status.leading = false);
+                self.member.status.send_modify(|status| {
+                    status.role = Role::Following;
+                    status.leader = None;
+                    status.trouble = None;
+                });
             }
         }
         settled
@@ -249,8 +241,8 @@ impl TurnLoop {
     fn send(&self, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::Deliver { runner } => self.outbox.deliver(runner),
-                Effect::ReadReports { mark } => self.inbox.read_reports(*mark),
+                Effect::Deliver { runner } => self.member.outbox.deliver(runner),
+                Effect::ReadReports { mark } => self.member.inbox.read_reports(*mark),
                 Effect::Answer { .. } => {}
             }
         }
@@ -291,7 +283,7 @@ impl TurnLoop {
     }
 
     fn take_in_arrived(&mut self) {
-        while let Ok(call) = self.calls.try_recv() {
+        while let Ok(call) = self.member.calls.try_recv() {
             self.take_in(call);
         }
     }
@@ -302,7 +294,7 @@ impl TurnLoop {
             return;
         }
         self.since_compaction = 0;
-        let table = self.table.clone();
+        let table = self.member.table.clone();
         tokio::spawn(async move {
             if let Err(why) = table.compact().await {
                 tracing::warn!(%why, "log of turns was not compacted");
@@ -310,22 +302,27 @@ impl TurnLoop {
         });
     }
 
+    /// Commits everything that has arrived, the last turn `released`, and takes nothing more.
+    async fn finish(&mut self) -> Stopped {
+        self.member.status.send_modify(|status| status.stopping = true);
+        self.member.calls.close();
+        self.step_down().await
+    }
+
     /// Commits everything that has arrived, the last turn `released`.
-    async fn finish(mut self) -> Stopped {
-        self.status.send_modify(|status| status.stopping = true);
-        self.calls.close();
+    async fn step_down(&mut self) -> Stopped {
         self.take_in_arrived();
         loop {
             let last = self.replica.waiting() == 0;
             let record = if last { self.release() } else { self.decide() };
             let Some(record) = record else { return Stopped::Released };
-            let mut answer = self.table.commit(&record).await;
+            let mut answer = self.member.table.commit(&record).await;
             for pause in [RETRY_FIRST, RETRY_FIRST * 4, RETRY_MAX] {
                 if matches!(answer, Commit::Done | Commit::Deposed { .. }) {
                     break;
                 }
                 tokio::time::sleep(pause).await;
-                answer = self.table.commit(&record).await;
+                answer = self.member.table.commit(&record).await;
             }
             match self.settle(answer) {
                 Settled::Committed { .. } if last => return Stopped::Released,
