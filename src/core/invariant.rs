@@ -89,8 +89,14 @@ fn tasks(state: &State, broken: &mut Vec<String>) {
             broken.push(format!("{} runs and was never reported to have started", task.id));
         }
     }
-    for id in state.bodies.keys().filter(|id| !state.tasks.contains_key(*id)) {
-        broken.push(format!("{} stands there without its task", Key::Spec(id.clone())));
+    for (id, entry) in &state.entries {
+        match (&entry.task, &entry.body) {
+            (None, Some(_)) => {
+                broken.push(format!("{} stands there without its task", Key::Spec(id.clone())))
+            }
+            (None, None) => broken.push(format!("{id} has an entry and no row")),
+            (Some(_), _) => {}
+        }
     }
 }
 
