@@ -59,8 +59,11 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
 }
 
 fn tasks(state: &State, broken: &mut Vec<String>) {
-    let mut tokens = BTreeSet::new();
+    let (mut tokens, mut sequences) = (BTreeSet::new(), BTreeSet::new());
     for task in state.tasks() {
+        if !sequences.insert(task.sequence) {
+            broken.push(format!("{} shares its place {} in the order of admission", task.id, task.sequence));
+        }
         if let Some(held) = task.assignment() {
             if !tokens.insert(held.token) {
                 broken.push(format!("token {} of {} is live twice", held.token, task.id));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use super::backlog::{Backlog, LineKey, Place, Rank};
+use super::backlog::{Backlog, LineKey, Rank};
 use super::families::Families;
 use super::fleet::Fleet;
 use super::intern::Intern;
@@ -180,10 +180,10 @@ impl State {
             }
             let (_, id) = self.delayed.pop_first().expect("it was just seen");
             let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
-            let (key, place) = self.place_of(&task);
+            let (key, rank) = self.place_of(&task);
             self.wakes.line(&key, Wake::TimeCame);
             self.watch.judge.lines.insert(key.clone());
-            self.backlog.insert(&key, place);
+            self.backlog.insert(&key, rank);
         }
     }
 
@@ -262,7 +262,7 @@ impl State {
             self.take_out(old);
         }
         self.bring_in(&task);
-        self.shelves.change(old.as_deref(), Some(&task));
+        self.shelves.change(old.as_ref(), Some(&task));
         let id = task.id.clone();
         self.entries.entry(id.clone()).or_default().task = Some(task.clone());
         if was_ended != task.is_ended() {
@@ -295,8 +295,8 @@ impl State {
             TaskState::Pending { not_before, .. } => {
                 let ready_at = not_before.unwrap_or_default();
                 if !self.delayed.remove(&(ready_at, task.id.clone())) {
-                    let (key, place) = self.place_of(task);
-                    self.backlog.remove(&key, &place);
+                    let (key, rank) = self.place_of(task);
+                    self.backlog.remove(&key, rank);
                 }
                 *self.counts.pending.entry(window_of(task)).or_default() -= 1;
             }
@@ -327,9 +327,9 @@ impl State {
                         self.delayed.insert((at, task.id.clone()));
                     }
                     None => {
-                        let (key, place) = self.place_of(task);
+                        let (key, rank) = self.place_of(task);
                         self.wakes.line(&key, Wake::Pending);
-                        self.backlog.insert(&key, place);
+                        self.backlog.insert(&key, rank);
                     }
                 }
                 *self.counts.pending.entry(window_of(task)).or_default() += 1;
@@ -398,11 +398,11 @@ impl State {
             if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
                 continue;
             }
-            let (old_key, old_place) = self.place_with(&task, !running);
-            let (key, place) = self.place_with(&task, running);
-            self.backlog.remove(&old_key, &old_place);
+            let (old_key, old_rank) = self.place_with(&task, !running);
+            let (key, rank) = self.place_with(&task, running);
+            self.backlog.remove(&old_key, old_rank);
             self.wakes.line(&key, Wake::BuildStarted);
-            self.backlog.insert(&key, place);
+            self.backlog.insert(&key, rank);
         }
     }
 
@@ -437,14 +437,14 @@ impl State {
         }
     }
 
-    /// The line a pending task belongs to, and its place in it.
-    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Place) {
+    /// The line a pending task belongs to, and its rank.
+    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Rank) {
         self.place_with(task, self.is_of_running_build(task))
     }
 
-    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Place) {
+    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
         let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
-        (key, (Rank::of(task, of_running_build, self.settings.order), task.id.clone()))
+        (key, Rank::of(task, of_running_build, self.settings.order))
     }
 
     /// Whether the task belongs to a build that holds a runner.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::super::backlog::Backlog;
+use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
 use super::super::shelves::{Shelf, Shelves};
 use super::{Counts, State};
@@ -56,6 +56,11 @@ impl State {
         &self.backlog
     }
 
+    /// The pending task of a line that has this rank.
+    pub fn waiting(&self, line: &LineKey, rank: Rank) -> Option<&Arc<Task>> {
+        self.shelves.at(Shelf::pending(line.shape.kind), rank.sequence())
+    }
+
     /// Queues an operator said something of.
     pub fn queues(&self) -> impl Iterator<Item = &Queue> {
         self.queues.values()
@@ -93,8 +98,7 @@ impl State {
 
     /// When the oldest pending task of a kind was submitted.
     pub fn oldest_pending(&self, kind: Kind) -> Option<Time> {
-        let id = self.shelves.oldest(Shelf::pending(kind))?;
-        self.task(id.as_str()).map(|task| task.submitted)
+        self.shelves.oldest(Shelf::pending(kind)).map(|task| task.submitted)
     }
 
     /// The live jobs of a build.
