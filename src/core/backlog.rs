@@ -2,7 +2,7 @@
 //!
 //! Law: a waiting task only ever holds back tasks of its own line. Tasks of one line fit on the same runners and
 //! follow the same rules, so when its first task cannot be placed, none of the line can. A task that waits for
-//! its time stands in no line.
+//! its time stands in no line. A line holds ranks alone; `State::waiting` says which task has one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::settings::Order;
-use crate::model::{Shape, Task, TaskId};
+use crate::model::{Shape, Task};
 
 /// What the tasks of one line have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub struct LineKey {
     pub jobs: Arc<[Arc<Shape>]>,
 }
 
-/// A task's place in the order of the whole pool; the smallest is placed first.
+/// A task's place in the order of the whole pool; the smallest is placed first. No two tasks have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
     priority: Reverse<i32>,
@@ -39,34 +39,36 @@ impl Rank {
         };
         Self { priority: Reverse(priority), after_running_builds: !of_running_build, sequence: task.sequence }
     }
-}
 
-/// One task's place in its line.
-pub type Place = (Rank, TaskId);
+    /// The task's place in the order of admission.
+    pub fn sequence(self) -> u64 {
+        self.sequence
+    }
+}
 
 /// Pending tasks whose time has come.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Backlog {
-    lines: BTreeMap<LineKey, BTreeSet<Place>>,
+    lines: BTreeMap<LineKey, BTreeSet<Rank>>,
 }
 
 impl Backlog {
     /// Puts a task into its line.
-    pub fn insert(&mut self, key: &LineKey, place: Place) {
+    pub fn insert(&mut self, key: &LineKey, rank: Rank) {
         match self.lines.get_mut(key) {
             Some(line) => {
-                line.insert(place);
+                line.insert(rank);
             }
             None => {
-                self.lines.insert(key.clone(), BTreeSet::from([place]));
+                self.lines.insert(key.clone(), BTreeSet::from([rank]));
             }
         }
     }
 
     /// Takes a task out of its line.
-    pub fn remove(&mut self, key: &LineKey, place: &Place) {
+    pub fn remove(&mut self, key: &LineKey, rank: Rank) {
         if let Some(line) = self.lines.get_mut(key) {
-            line.remove(place);
+            line.remove(&rank);
             if line.is_empty() {
                 self.lines.remove(key);
             }
@@ -74,22 +76,23 @@ impl Backlog {
     }
 
     /// All lines that are not empty.
-    pub fn lines(&self) -> impl Iterator<Item = (&LineKey, &BTreeSet<Place>)> {
+    pub fn lines(&self) -> impl Iterator<Item = (&LineKey, &BTreeSet<Rank>)> {
         self.lines.iter()
     }
 
     /// The first task of a line, or the first after `after`.
-    pub fn first(&self, key: &LineKey, after: Option<&Place>) -> Option<&Place> {
+    pub fn first(&self, key: &LineKey, after: Option<Rank>) -> Option<Rank> {
         let line = self.lines.get(key)?;
         match after {
             None => line.first(),
             Some(after) => line.range((Bound::Excluded(after), Bound::Unbounded)).next(),
         }
+        .copied()
     }
 
     /// How many tasks would be placed before this one, and how many of them are of its own line.
-    pub fn ahead_of(&self, key: &LineKey, place: &Place) -> (usize, usize) {
-        let before = |line: &BTreeSet<Place>| line.range(..place).count();
+    pub fn ahead_of(&self, key: &LineKey, rank: Rank) -> (usize, usize) {
+        let before = |line: &BTreeSet<Rank>| line.range(..rank).count();
         let all = self.lines.values().map(before).sum();
         (all, self.lines.get(key).map_or(0, before))
     }

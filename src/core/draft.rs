@@ -202,7 +202,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn task(&self, id: &TaskId) -> Option<Arc<Task>> {
-        self.state.tasks.get(id).cloned()
+        self.state.task(id.as_str()).cloned()
     }
 
     pub fn runner(&self, id: &RunnerId) -> Option<Arc<Runner>> {

@@ -60,8 +60,8 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
     let position = waits_until(state, task).is_none().then(|| {
-        let (key, place) = state.place_of(task);
-        state.backlog().ahead_of(&key, &place).0
+        let (key, rank) = state.place_of(task);
+        state.backlog().ahead_of(&key, rank).0
     });
     Some(Why { verdict: Some(verdict), position, reasons, runners, classes })
 }
@@ -114,8 +114,8 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
     match waits_until(state, task) {
         Some(at) => reasons.push(format!("it waits until {at}")),
         None => {
-            let (key, place) = state.place_of(task);
-            let (all, own) = state.backlog().ahead_of(&key, &place);
+            let (key, rank) = state.place_of(task);
+            let (all, own) = state.backlog().ahead_of(&key, rank);
             if own > 0 {
                 reasons.push(format!("{own} tasks of the same shape are placed before it ({all} in all)"));
             }
@@ -161,7 +161,7 @@ pub fn idle(state: &State, seat: &Seat) -> String {
     }
     let mut first: Option<(String, Misfit)> = None;
     for (key, line) in state.backlog().lines() {
-        let Some(task) = line.first().and_then(|(_, id)| state.task(id.as_str())) else { continue };
+        let Some(task) = line.first().and_then(|rank| state.waiting(key, *rank)) else { continue };
         if state.is_paused(&key.shape.queue) {
             continue;
         }

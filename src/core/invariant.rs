@@ -59,8 +59,11 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
 }
 
 fn tasks(state: &State, broken: &mut Vec<String>) {
-    let mut tokens = BTreeSet::new();
+    let (mut tokens, mut sequences) = (BTreeSet::new(), BTreeSet::new());
     for task in state.tasks() {
+        if !sequences.insert(task.sequence) {
+            broken.push(format!("{} shares its place {} in the order of admission", task.id, task.sequence));
+        }
         if let Some(held) = task.assignment() {
             if !tokens.insert(held.token) {
                 broken.push(format!("token {} of {} is live twice", held.token, task.id));
@@ -89,8 +92,14 @@ fn tasks(state: &State, broken: &mut Vec<String>) {
             broken.push(format!("{} runs and was never reported to have started", task.id));
         }
     }
-    for id in state.bodies.keys().filter(|id| !state.tasks.contains_key(*id)) {
-        broken.push(format!("{} stands there without its task", Key::Spec(id.clone())));
+    for (id, entry) in &state.entries {
+        match (&entry.task, &entry.body) {
+            (None, Some(_)) => {
+                broken.push(format!("{} stands there without its task", Key::Spec(id.clone())))
+            }
+            (None, None) => broken.push(format!("{id} has an entry and no row")),
+            (Some(_), _) => {}
+        }
     }
 }
 

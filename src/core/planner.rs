@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use super::backlog::{LineKey, Place};
+use super::backlog::{LineKey, Rank};
 use super::builds::{self, Witnesses};
 use super::draft::Draft;
 use super::fleet::Seat;
@@ -34,7 +34,7 @@ struct Line {
     /// Profiles that could ever run it, cheapest first; found when first needed.
     profiles: Option<Vec<usize>>,
     /// The last task that was passed over because a runner had refused it.
-    passed: Option<Place>,
+    passed: Option<Rank>,
 }
 
 /// Places what the wake-ups since the last planning made placeable. Returns how many tasks were placed.
@@ -67,15 +67,15 @@ pub(super) fn sweep(draft: &mut Draft) {
 fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
     let all = wakes.all.is_some() || wakes.runners.len() > FEW_RUNNERS;
     let mut lines = woken_lines(draft.state, &wakes, all);
-    let mut heads: BinaryHeap<Reverse<(Place, usize)>> = BinaryHeap::with_capacity(lines.len());
+    let mut heads: BinaryHeap<Reverse<(Rank, usize)>> = BinaryHeap::with_capacity(lines.len());
     for (number, line) in lines.iter().enumerate() {
         if let Some(first) = draft.state.backlog().first(&line.key, None) {
-            heads.push(Reverse((first.clone(), number)));
+            heads.push(Reverse((first, number)));
         }
     }
     let mut witnesses = Witnesses::default();
     let mut placed = 0;
-    while let Some(Reverse((place, number))) = heads.pop() {
+    while let Some(Reverse((rank, number))) = heads.pop() {
         if draft.is_full() {
             draft.state.wakes.everything(Wake::Everything);
             draft.more();
@@ -83,17 +83,17 @@ fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
         }
         let line = &mut lines[number];
         // Lines may have been merged or moved by what was placed before.
-        let Some(task) = draft.task(&place.1).filter(|task| task.is_pending()) else { continue };
+        let Some(task) = draft.state.waiting(&line.key, rank).cloned() else { continue };
         match find_runner(draft.state, line, &task, &wakes.runners, &mut witnesses) {
             Some(runner) => {
                 assign(draft, &task, &runner);
                 placed += 1;
             }
-            None if draft.state.watch.refusals.contains_key(&task.id) => line.passed = Some(place),
+            None if draft.state.watch.refusals.contains_key(&task.id) => line.passed = Some(rank),
             None => continue,
         }
-        if let Some(next) = draft.state.backlog().first(&line.key, line.passed.as_ref()) {
-            heads.push(Reverse((next.clone(), number)));
+        if let Some(next) = draft.state.backlog().first(&line.key, line.passed) {
+            heads.push(Reverse((next, number)));
         }
     }
     placed

@@ -76,7 +76,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
 /// the place of a lost one, so it does not start over.
 fn foreign_table(draft: &mut Draft, new: &Registration) -> Option<Arc<str>> {
     let seen = new.last_seen.filter(|_| !draft.state.watch.accepts_foreign)?;
-    if seen.table == draft.state.table || seen.table.is_nil() || !draft.state.tasks.is_empty() {
+    if seen.table == draft.state.table || seen.table.is_nil() || draft.state.tasks().next().is_some() {
         return None;
     }
     let reason: Arc<str> = format!(

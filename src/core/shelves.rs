@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use crate::model::{Kind, QueueId, Task, TaskId, TaskState};
+use crate::model::{Kind, QueueId, Task, TaskState};
 
 /// Where a task stands, as coarse as a list needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,42 +59,38 @@ pub struct LiveKinds {
 /// The tasks of a pool by place, and the numbers of each queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shelves {
-    places: BTreeMap<(Shelf, u64), TaskId>,
+    /// The tasks of each shelf, in the order of `Shelf::ALL`.
+    places: [BTreeMap<u64, Arc<Task>>; 4],
     queues: BTreeMap<QueueId, LiveKinds>,
 }
 
 impl Shelves {
     /// Takes in that the row `old` gave way to the row `new` of the same task.
-    pub(super) fn change(&mut self, old: Option<&Task>, new: Option<&Task>) {
-        let place = |task: &Task| (Shelf::of(task), task.sequence);
+    pub(super) fn change(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
         if let Some(task) = old {
             self.count(task, -1);
+            self.places[Shelf::of(task) as usize].remove(&task.sequence);
         }
         if let Some(task) = new {
             self.count(task, 1);
-        }
-        let (before, after) = (old.map(place), new.map(place));
-        if before == after {
-            return;
-        }
-        if let Some(before) = before {
-            self.places.remove(&before);
-        }
-        if let (Some(after), Some(task)) = (after, new) {
-            self.places.insert(after, task.id.clone());
+            self.places[Shelf::of(task) as usize].insert(task.sequence, task.clone());
         }
     }
 
     /// The tasks of a shelf with a place below `before`, the newest first.
-    pub fn newest(&self, shelf: Shelf, before: Option<u64>) -> impl Iterator<Item = (u64, &TaskId)> {
-        let end =
-            before.map_or(Bound::Included((shelf, u64::MAX)), |before| Bound::Excluded((shelf, before)));
-        self.places.range((Bound::Included((shelf, 0)), end)).rev().map(|((_, place), id)| (*place, id))
+    pub fn newest(&self, shelf: Shelf, before: Option<u64>) -> impl Iterator<Item = &Arc<Task>> {
+        let end = before.map_or(Bound::Unbounded, Bound::Excluded);
+        self.places[shelf as usize].range((Bound::Unbounded, end)).rev().map(|(_, task)| task)
     }
 
     /// The task of a shelf that was admitted first.
-    pub fn oldest(&self, shelf: Shelf) -> Option<&TaskId> {
-        self.places.range((shelf, 0)..=(shelf, u64::MAX)).next().map(|(_, id)| id)
+    pub fn oldest(&self, shelf: Shelf) -> Option<&Arc<Task>> {
+        self.places[shelf as usize].first_key_value().map(|(_, task)| task)
+    }
+
+    /// The task of a shelf with this place in the order of admission.
+    pub fn at(&self, shelf: Shelf, sequence: u64) -> Option<&Arc<Task>> {
+        self.places[shelf as usize].get(&sequence)
     }
 
     /// The queues that have tasks which have not ended, with their numbers.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use super::backlog::{Backlog, LineKey, Place, Rank};
+use super::backlog::{Backlog, LineKey, Rank};
 use super::families::Families;
 use super::fleet::Fleet;
 use super::intern::Intern;
@@ -66,6 +66,13 @@ pub struct Counts {
     pub body_bytes: usize,
 }
 
+/// The two rows under one task id. They come and go separately, in any order; an entry has at least one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Entry {
+    pub task: Option<Arc<Task>>,
+    pub body: Option<Arc<str>>,
+}
+
 /// The rows of one pool with their indexes.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -76,8 +83,7 @@ pub struct State {
     pub(super) turn: u64,
     pub(super) last_id: TurnId,
     pub(super) now: Time,
-    pub(super) tasks: FxHashMap<TaskId, Arc<Task>>,
-    pub(super) bodies: FxHashMap<TaskId, Arc<str>>,
+    pub(super) entries: FxHashMap<TaskId, Entry>,
     pub(super) queues: BTreeMap<QueueId, Queue>,
     pub(super) classes: BTreeMap<ClassId, Arc<Class>>,
     pub(super) early_cancels: BTreeMap<TaskId, EarlyCancel>,
@@ -111,8 +117,7 @@ impl State {
             turn: 0,
             last_id: Head::empty().id,
             now: Time(0),
-            tasks: FxHashMap::default(),
-            bodies: FxHashMap::default(),
+            entries: FxHashMap::default(),
             queues: BTreeMap::new(),
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
@@ -174,11 +179,11 @@ impl State {
                 break;
             }
             let (_, id) = self.delayed.pop_first().expect("it was just seen");
-            let task = self.tasks[&id].clone();
-            let (key, place) = self.place_of(&task);
+            let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
+            let (key, rank) = self.place_of(&task);
             self.wakes.line(&key, Wake::TimeCame);
             self.watch.judge.lines.insert(key.clone());
-            self.backlog.insert(&key, place);
+            self.backlog.insert(&key, rank);
         }
     }
 
@@ -187,8 +192,8 @@ impl State {
         match row {
             Row::Task(task) => self.put_task(task),
             Row::Spec { id, body } => {
-                self.delete(&Key::Spec(id.clone()));
-                self.bodies.insert(id.clone(), body);
+                self.count_body(&id, false);
+                self.entries.entry(id.clone()).or_default().body = Some(body);
                 self.count_body(&id, true);
             }
             Row::Runner(runner) => self.put_runner(runner),
@@ -213,7 +218,7 @@ impl State {
         match key {
             Key::Task(id) => {
                 self.count_body(id, false);
-                if let Some(task) = self.tasks.remove(id) {
+                if let Some(task) = self.change_entry(id, |entry| entry.task.take()) {
                     self.take_out(&task);
                     self.shelves.change(Some(&task), None);
                     self.holding_changed(Some(&task), None);
@@ -222,7 +227,7 @@ impl State {
             }
             Key::Spec(id) => {
                 self.count_body(id, false);
-                self.bodies.remove(id);
+                self.change_entry(id, |entry| entry.body.take());
             }
             Key::Runner(id) => {
                 if let Some(at) = self.runner(id).and_then(|runner| runner.lost) {
@@ -248,18 +253,18 @@ impl State {
         if let Some(fresh) = Arc::get_mut(&mut task) {
             self.intern.share(fresh);
         }
-        let was_ended = self.tasks.get(&task.id).is_some_and(|old| old.is_ended());
+        let was_ended = self.task(task.id.as_str()).is_some_and(|old| old.is_ended());
         if was_ended != task.is_ended() {
             self.count_body(&task.id, false);
         }
-        let old = self.tasks.remove(&task.id);
+        let old = self.entries.get_mut(&task.id).and_then(|entry| entry.task.take());
         if let Some(old) = &old {
             self.take_out(old);
         }
         self.bring_in(&task);
-        self.shelves.change(old.as_deref(), Some(&task));
+        self.shelves.change(old.as_ref(), Some(&task));
         let id = task.id.clone();
-        self.tasks.insert(id.clone(), task.clone());
+        self.entries.entry(id.clone()).or_default().task = Some(task.clone());
         if was_ended != task.is_ended() {
             self.count_body(&id, true);
         }
@@ -290,8 +295,8 @@ impl State {
             TaskState::Pending { not_before, .. } => {
                 let ready_at = not_before.unwrap_or_default();
                 if !self.delayed.remove(&(ready_at, task.id.clone())) {
-                    let (key, place) = self.place_of(task);
-                    self.backlog.remove(&key, &place);
+                    let (key, rank) = self.place_of(task);
+                    self.backlog.remove(&key, rank);
                 }
                 *self.counts.pending.entry(window_of(task)).or_default() -= 1;
             }
@@ -322,9 +327,9 @@ impl State {
                         self.delayed.insert((at, task.id.clone()));
                     }
                     None => {
-                        let (key, place) = self.place_of(task);
+                        let (key, rank) = self.place_of(task);
                         self.wakes.line(&key, Wake::Pending);
-                        self.backlog.insert(&key, place);
+                        self.backlog.insert(&key, rank);
                     }
                 }
                 *self.counts.pending.entry(window_of(task)).or_default() += 1;
@@ -388,16 +393,16 @@ impl State {
     fn move_members(&mut self, build: &TaskId, running: bool) {
         let members: Vec<TaskId> = self.families.live(build).cloned().collect();
         for id in members {
-            let Some(task) = self.tasks.get(&id).cloned() else { continue };
+            let Some(task) = self.task(id.as_str()).cloned() else { continue };
             let TaskState::Pending { not_before, .. } = &task.state else { continue };
             if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
                 continue;
             }
-            let (old_key, old_place) = self.place_with(&task, !running);
-            let (key, place) = self.place_with(&task, running);
-            self.backlog.remove(&old_key, &old_place);
+            let (old_key, old_rank) = self.place_with(&task, !running);
+            let (key, rank) = self.place_with(&task, running);
+            self.backlog.remove(&old_key, old_rank);
             self.wakes.line(&key, Wake::BuildStarted);
-            self.backlog.insert(&key, place);
+            self.backlog.insert(&key, rank);
         }
     }
 
@@ -409,12 +414,22 @@ impl State {
         self.watch.rule_changed = true;
     }
 
+    /// Takes something out of an entry, and the entry with it if nothing is left.
+    fn change_entry<T>(&mut self, id: &TaskId, take: impl FnOnce(&mut Entry) -> Option<T>) -> Option<T> {
+        let entry = self.entries.get_mut(id)?;
+        let taken = take(entry);
+        if entry.task.is_none() && entry.body.is_none() {
+            self.entries.remove(id);
+        }
+        taken
+    }
+
     fn count_body(&mut self, id: &TaskId, add: bool) {
-        let live = self.tasks.get(id).is_none_or(|task| !task.is_ended());
-        let bytes = match self.bodies.get(id) {
-            Some(body) if live => body.len(),
-            _ => 0,
-        };
+        let Some(Entry { task, body: Some(body) }) = self.entries.get(id) else { return };
+        if task.as_ref().is_some_and(|task| task.is_ended()) {
+            return;
+        }
+        let bytes = body.len();
         if add {
             self.counts.body_bytes += bytes;
         } else {
@@ -422,14 +437,14 @@ impl State {
         }
     }
 
-    /// The line a pending task belongs to, and its place in it.
-    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Place) {
+    /// The line a pending task belongs to, and its rank.
+    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Rank) {
         self.place_with(task, self.is_of_running_build(task))
     }
 
-    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Place) {
+    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
         let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
-        (key, (Rank::of(task, of_running_build, self.settings.order), task.id.clone()))
+        (key, Rank::of(task, of_running_build, self.settings.order))
     }
 
     /// Whether the task belongs to a build that holds a runner.
@@ -439,7 +454,8 @@ impl State {
 
     /// Whether `build` is a build that holds a runner.
     pub fn is_running_build(&self, build: &TaskId) -> bool {
-        self.tasks.get(build).is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
+        self.task(build.as_str())
+            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
     }
 }
 

@@ -128,11 +128,11 @@ pub(super) fn judge(draft: &mut Draft) {
 
 fn judge_line(draft: &mut Draft, key: &LineKey, reason: &str) {
     let mut after = None;
-    while let Some(place) = draft.state.backlog().first(key, after.as_ref()).cloned() {
+    while let Some(rank) = draft.state.backlog().first(key, after) {
         if draft.is_full() {
             return;
         }
-        let task = draft.task(&place.1).expect("the backlog names only tasks that are there");
+        let task = draft.state.waiting(key, rank).expect("a line names only tasks that are pending").clone();
         match patience(&task) {
             Some(until) if until > draft.now => {
                 draft.state.watch.unplaceable.insert((until, task.id.clone()));
@@ -140,7 +140,7 @@ fn judge_line(draft: &mut Draft, key: &LineKey, reason: &str) {
             Some(_) => draft.end_undone(&task, Outcome::Rejected, reason),
             None => {}
         }
-        after = Some(place);
+        after = Some(rank);
     }
 }
 

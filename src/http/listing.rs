@@ -4,6 +4,7 @@
 //! hold fewer than asked for, or none, and still have a next one; the list ends where `next` is null. The cursor
 //! is a place in the order of admission: what is submitted meanwhile moves no page, and no task is shown twice.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use axum::Json;
@@ -119,22 +120,18 @@ fn page(rows: &Rows, filter: &Filter, limit: usize, after: Option<u64>) -> (Vec<
         filter.shelves().into_iter().map(|shelf| rows.shelves().newest(shelf, after).peekable()).collect();
     let (mut tasks, mut last) = (Vec::new(), None);
     for examined in 0.. {
-        let newest =
-            |shelf: &mut (usize, &mut std::iter::Peekable<_>)| shelf.1.peek().map(|(at, _): &(u64, _)| *at);
-        let Some((at, shelf)) = shelves
-            .iter_mut()
-            .enumerate()
-            .filter_map(|mut shelf| newest(&mut shelf).map(|at| (at, shelf.0)))
-            .max()
-        else {
+        let newest = |(number, shelf): (usize, &mut Peekable<_>)| {
+            shelf.peek().map(|task: &&Arc<Task>| (task.sequence, number))
+        };
+        let Some((sequence, number)) = shelves.iter_mut().enumerate().filter_map(newest).max() else {
             return (tasks, None);
         };
         if tasks.len() == limit || examined == MOST_EXAMINED {
             return (tasks, last);
         }
-        let (_, id) = shelves[shelf].next().expect("it was just seen");
-        last = Some(at);
-        tasks.extend(rows.task(id.as_str()).filter(|task| filter.passes(task)).cloned());
+        last = Some(sequence);
+        let task = shelves[number].next().expect("it was just seen");
+        tasks.extend(filter.passes(task).then(|| task.clone()));
     }
     (tasks, last)
 }

@@ -3,6 +3,7 @@
 //! Law: real parts, durable table, public API. What is measured besides (`planner`) says so.
 
 mod latency;
+mod memory;
 pub mod planner;
 mod throughput;
 pub mod worlds;

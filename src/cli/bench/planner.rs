@@ -4,23 +4,21 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::worlds::{self, World};
-use super::{Figure, show};
+use super::{Figure, memory, show};
 use crate::cli::failure::Failure;
-use crate::cli::paper::Paper;
+use crate::cli::paper::{Paper, counted};
 
 /// The world in which everything is placed.
-pub const PLACING: World = World { runners: 1_000, cores: 256, tasks: 100_000, from_cores: 1, body: 0 };
+pub const PLACING: World = World { runners: 1_000, cores: 256, tasks: 100_000, from_cores: 1 };
 /// The world in which nothing more can be placed, once a first turn has filled its runners.
-pub const STUCK: World = World { runners: 1_000, cores: 8, tasks: 1_002_000, from_cores: 5, body: 0 };
-/// How many tasks memory is measured with, and how long their bodies are.
-const HELD: World = World { runners: 0, cores: 0, tasks: 200_000, from_cores: 1, body: 256 };
+pub const STUCK: World = World { runners: 1_000, cores: 8, tasks: 1_002_000, from_cores: 5 };
 /// How often a turn is taken; the median is told.
 const ROUNDS: usize = 5;
 
 /// Measures and tells.
 pub(super) fn run(paper: Paper) -> Result<(), Failure> {
     // Memory first, while nothing else was ever held.
-    let bytes = bytes_a_task();
+    let memory = memory::measure();
     let spinner = paper.spinner("placing 100,000 tasks on 1,000 runners");
     let (placed, micros) = placement();
     spinner.set_message("planning 1,000,000 tasks of which none can be placed");
@@ -32,10 +30,10 @@ pub(super) fn run(paper: Paper) -> Result<(), Failure> {
         Figure::new("a turn that can place nothing", stuck, "ms", json!(stuck))
             .noting("1,000,000 pending tasks, 1,000 runners, everything woken".to_owned()),
     ];
-    figures.extend(bytes.map(|bytes| {
-        Figure::new("a pending task besides its body", bytes, "bytes", json!(bytes))
-            .noting("resident memory of one state; the server keeps two, which share the rows".to_owned())
-    }));
+    for (tasks, states, bytes) in memory.into_iter().flatten() {
+        let name = format!("a pending task besides its body, {} pending, {states}", counted(tasks as u64));
+        figures.push(Figure::new(&name, bytes, "bytes", json!(bytes)).noting("resident memory".to_owned()));
+    }
     show(paper, "planner", &figures);
     Ok(())
 }
@@ -69,14 +67,4 @@ fn stuck_turn() -> f64 {
         .collect();
     rounds.sort_by(f64::total_cmp);
     rounds[ROUNDS / 2]
-}
-
-fn bytes_a_task() -> Option<f64> {
-    let before = worlds::resident()?;
-    let state = worlds::state(HELD);
-    let after = worlds::resident()?;
-    let bodies = (HELD.tasks * HELD.body) as u64;
-    let held = after.saturating_sub(before).saturating_sub(bodies);
-    drop(state);
-    Some((held as f64 / HELD.tasks as f64).round())
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::core::input::{Arrived, Command, Input, Ticket};
 use crate::core::{Settings, State, Turn, TurnBudget, Waiting, take_turn};
 use crate::model::{
-    Change, Id, IfUnplaceable, Kind, Limits, Offer, Resources, Row, Runner, Shape, Standing, Task, TaskState,
-    Time, TurnId,
+    Change, Id, IfUnplaceable, Kind, Limits, NewTask, Offer, Resources, Row, Runner, Shape, Standing, Task,
+    TaskState, Time, TurnId,
 };
 
 /// How many different shapes the tasks have.
@@ -27,8 +27,6 @@ pub struct World {
     pub tasks: usize,
     /// Cores of the smallest task.
     pub from_cores: u64,
-    /// Bytes of each task's body; 0 for none.
-    pub body: usize,
 }
 
 /// A state that holds `world`, in which nothing has been planned yet.
@@ -43,21 +41,26 @@ pub fn state(world: World) -> State {
 pub fn add_tasks(state: &mut State, world: World) {
     let shapes: Vec<Arc<Shape>> =
         (0..SHAPES).map(|number| Arc::new(shape(number, world.from_cores))).collect();
-    let limits = Arc::new(Limits {
-        max_attempts: 3,
-        retries: 0,
-        timeout: None,
-        not_before: None,
-        expires_in: None,
-        if_unplaceable: IfUnplaceable::Fail,
-    });
+    let limits = Arc::new(limits(IfUnplaceable::Fail));
     for number in 0..world.tasks {
-        let id = name("task", number);
-        if world.body > 0 {
-            state.put(Row::Spec { id: id.clone(), body: "x".repeat(world.body).into() });
-        }
-        let task = task(id, number, shapes[number % SHAPES].clone(), limits.clone());
+        let task = task(name("task", number), number, shapes[number % SHAPES].clone(), limits.clone());
         state.put(Row::Task(Arc::new(task)));
+    }
+}
+
+/// A submission with a body of so many bytes, which waits whatever runners there are. Like one that was just read,
+/// it shares nothing with others.
+pub fn submission(number: usize, body: usize) -> NewTask {
+    NewTask {
+        id: name("task", number),
+        shape: Arc::new(shape(number % SHAPES, 1)),
+        tenant: Id::parse("default").expect("a legal name"),
+        priority: i32::try_from(number % 3).expect("it is small"),
+        build: None,
+        jobs: Arc::from([]),
+        limits: Arc::new(limits(IfUnplaceable::Hold)),
+        content: Uuid::nil(),
+        body: "x".repeat(body).into(),
     }
 }
 
@@ -123,6 +126,10 @@ fn shape(number: usize, from_cores: u64) -> Shape {
     }
 }
 
+fn limits(if_unplaceable: IfUnplaceable) -> Limits {
+    Limits { max_attempts: 3, retries: 0, timeout: None, not_before: None, expires_in: None, if_unplaceable }
+}
+
 fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
     Task {
         id,
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_turn_looks_at_every_line_whatever_was_woken_before() {
-        let world = World { runners: 2, cores: 8, tasks: 100, from_cores: 1, body: 0 };
+        let world = World { runners: 2, cores: 8, tasks: 100, from_cores: 1 };
         let rows = state(world).rows();
         // A loaded state remembers no wake-up.
         let mut loaded = State::load(Arc::new(Settings::default()), Uuid::nil(), Head::empty(), rows);

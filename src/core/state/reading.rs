@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::super::backlog::Backlog;
+use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
 use super::super::shelves::{Shelf, Shelves};
 use super::{Counts, State};
@@ -28,17 +28,17 @@ impl State {
 
     /// The task called `id`.
     pub fn task(&self, id: &str) -> Option<&Arc<Task>> {
-        self.tasks.get(id)
+        self.entries.get(id)?.task.as_ref()
     }
 
     /// All tasks, in no order.
     pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.values()
+        self.entries.values().filter_map(|entry| entry.task.as_ref())
     }
 
     /// The body a task was submitted with, while it is kept.
     pub fn body(&self, id: &str) -> Option<&Arc<str>> {
-        self.bodies.get(id)
+        self.entries.get(id)?.body.as_ref()
     }
 
     /// The runner called `id`.
@@ -54,6 +54,11 @@ impl State {
     /// Pending tasks whose time has come.
     pub fn backlog(&self) -> &Backlog {
         &self.backlog
+    }
+
+    /// The pending task of a line that has this rank.
+    pub fn waiting(&self, line: &LineKey, rank: Rank) -> Option<&Arc<Task>> {
+        self.shelves.at(Shelf::pending(line.shape.kind), rank.sequence())
     }
 
     /// Queues an operator said something of.
@@ -93,8 +98,7 @@ impl State {
 
     /// When the oldest pending task of a kind was submitted.
     pub fn oldest_pending(&self, kind: Kind) -> Option<Time> {
-        let id = self.shelves.oldest(Shelf::pending(kind))?;
-        self.tasks.get(id).map(|task| task.submitted)
+        self.shelves.oldest(Shelf::pending(kind)).map(|task| task.submitted)
     }
 
     /// The live jobs of a build.
@@ -109,9 +113,11 @@ impl State {
 
     /// All rows, in the order of their keys.
     pub fn rows(&self) -> Vec<Row> {
-        let mut rows: Vec<Row> = Vec::with_capacity(self.tasks.len() * 2 + self.fleet.len());
-        rows.extend(self.tasks.values().cloned().map(Row::Task));
-        rows.extend(self.bodies.iter().map(|(id, body)| Row::Spec { id: id.clone(), body: body.clone() }));
+        let mut rows: Vec<Row> = Vec::with_capacity(self.entries.len() * 2 + self.fleet.len());
+        for (id, entry) in &self.entries {
+            rows.extend(entry.task.clone().map(Row::Task));
+            rows.extend(entry.body.clone().map(|body| Row::Spec { id: id.clone(), body }));
+        }
         rows.extend(self.fleet.seats().map(|seat| Row::Runner(seat.runner.clone())));
         rows.extend(self.queues.values().cloned().map(Row::Queue));
         rows.extend(self.classes.values().cloned().map(Row::Class));
