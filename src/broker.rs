@@ -66,7 +66,7 @@ pub enum ConnectError {
 impl Connection {
     /// Connects. From then on it connects again by itself, for ever.
     pub async fn open(server: &Server) -> Result<Self, ConnectError> {
-        let unreachable = |why: String| ConnectError::Unreachable { url: server.url.clone(), why };
+        let unreachable = |why: String| ConnectError::Unreachable { url: shown(&server.url), why };
         let (tell, weather) = watch::channel(Weather::default());
         let refusals = Arc::new(AtomicU64::new(0));
         let mut options = ConnectOptions::new();
@@ -139,6 +139,15 @@ fn note(tell: &watch::Sender<Weather>, refusals: &AtomicU64, event: &Event) {
         }
         Event::LameDuckMode | Event::Draining | Event::Closed => tracing::info!(%event, "nats connection"),
     }
+}
+
+/// Addresses without the names and passwords in them, for logs and messages.
+pub fn shown(urls: &str) -> String {
+    let one = |url: &str| match url.trim().split_once("://") {
+        Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or(rest)),
+        None => url.trim().rsplit('@').next().unwrap_or(url).to_owned(),
+    };
+    urls.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 
 /// An error with its causes.

@@ -189,7 +189,7 @@ async fn reports(State(shared): State<Shared>, Path(id): Path<String>, body: Byt
     heard.requests += 1;
     heard
         .reports
-        .extend(read_reports(&body, Said { runner: Some(&runner), report: None }).expect("well-formed"));
+        .extend(read_reports(&body, Said { runner: Some(&runner), ..Said::default() }).expect("well-formed"));
     StatusCode::ACCEPTED.into_response()
 }
 

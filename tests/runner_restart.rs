@@ -17,7 +17,14 @@ fn ended(id: &str, token: &str) -> Report {
     let end = End { outcome: AttemptOutcome::Failed, exit_code: Some(3), message: Some("oh no".into()) };
     let held = held(id, token);
     let runner = Id::parse("r1").expect("a name");
-    Report { runner, incarnation: "i0".into(), id: held.id, token: held.token, what: Reported::End(end) }
+    Report {
+        runner,
+        incarnation: "i0".into(),
+        kind: Kind::Build,
+        id: held.id,
+        token: held.token,
+        what: Reported::End(end),
+    }
 }
 
 fn open(directory: &TempDir) -> (Outbox, Left) {

@@ -387,6 +387,7 @@ fn what_an_earlier_start_left_unsaid_is_said_before_it_registers() {
     let report = Report {
         runner: Id::parse("r1").expect("a name"),
         incarnation: "i0".into(),
+        kind: Kind::Job,
         id: Id::parse("t1").expect("a name"),
         token: "1.4.0".parse().expect("a token"),
         what: Reported::End(End { outcome: AttemptOutcome::Succeeded, exit_code: Some(0), message: None }),

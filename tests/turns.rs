@@ -106,6 +106,7 @@ impl World {
         let report = Report {
             runner: name("r1"),
             incarnation: "i1".into(),
+            kind: Kind::Job,
             id: name(id),
             token,
             what: Reported::Start,

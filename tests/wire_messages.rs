@@ -121,16 +121,28 @@ fn answers_heartbeats_and_farewells_are_read_back_as_they_were_written() {
 #[test]
 fn reports_come_alone_or_packed_and_leave_out_what_the_address_says() {
     let token: Token = "1.9.0".parse().expect("a token");
-    let report = |what| Report { runner: id("r1"), incarnation: "i".into(), id: id("t1"), token, what };
+    let report = |what| Report {
+        runner: id("r1"),
+        incarnation: "i".into(),
+        kind: Kind::Build,
+        id: id("t1"),
+        token,
+        what,
+    };
     let end = End { outcome: AttemptOutcome::StartFailed, exit_code: Some(-1), message: Some("no".into()) };
     let reports = vec![report(Reported::Start), report(Reported::End(end))];
-    let said = Said { runner: Some(&id("r1")), report: None };
+    let said = Said { runner: Some(&id("r1")), ..Said::default() };
     assert_eq!(read_reports(&write_reports(&reports), said).expect("our own words"), reports);
     assert_eq!(read_reports(&write_report(&reports[1]), Said::default()).expect("alone"), reports[1..]);
 
     let short = br#"{"id":"t1","token":"1.9.0","incarnation":"i"}"#;
-    let said = Said { runner: Some(&id("r1")), report: Some("start") };
+    let said = Said { runner: Some(&id("r1")), kind: Some(Kind::Build), report: Some("start") };
     assert_eq!(read_reports(short, said).expect("the subject says the rest"), reports[..1]);
+    let unsaid = read_reports(short, Said { kind: None, ..said }).expect("nothing says the kind");
+    assert_eq!(unsaid[0].kind, Kind::Job);
+    let other = Said { kind: Some(Kind::Job), ..said };
+    let why = read_reports(&write_reports(&reports[..1]), other).expect_err("another kind").to_string();
+    assert!(why.contains("the subject says job"), "{why}");
     let odd =
         br#"{"reports":[{"report":"end","id":"t1","token":"1.9.0","incarnation":"i","outcome":"won"}]}"#;
     let why = read_reports(odd, said_by(&id("r1"))).expect_err("no such outcome").to_string();
@@ -138,5 +150,5 @@ fn reports_come_alone_or_packed_and_leave_out_what_the_address_says() {
 }
 
 fn said_by(runner: &RunnerId) -> Said<'_> {
-    Said { runner: Some(runner), report: None }
+    Said { runner: Some(runner), ..Said::default() }
 }

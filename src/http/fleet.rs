@@ -124,7 +124,7 @@ pub(super) async fn reports(
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
     asked.only(&[])?;
-    let reports = read_reports(&body, Said { runner: Some(&id), report: None })?;
+    let reports = read_reports(&body, Said { runner: Some(&id), ..Said::default() })?;
     let taken = app.ask(reports.into_iter().map(Input::Report).collect()).await?.len();
     Ok(json(StatusCode::ACCEPTED, format!("{{\"taken\":{taken}}}")))
 }

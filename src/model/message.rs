@@ -88,6 +88,9 @@ pub struct Leave {
 pub struct Report {
     pub runner: RunnerId,
     pub incarnation: Arc<str>,
+    /// Says where the report goes, and nothing else: the token says which attempt it is about. A runner that
+    /// answers for an attempt it never had says `job`.
+    pub kind: Kind,
     pub id: TaskId,
     pub token: Token,
     pub what: Reported,
@@ -98,6 +101,16 @@ pub struct Report {
 pub enum Reported {
     Start,
     End(End),
+}
+
+impl Reported {
+    /// The word in payloads and subjects.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Reported::Start => "start",
+            Reported::End(_) => "end",
+        }
+    }
 }
 
 /// How an attempt ended.

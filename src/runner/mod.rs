@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod http;
 pub mod link;
+pub mod nats;
 pub mod outbox;
 pub mod session;
 

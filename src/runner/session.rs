@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    AssignmentMessage, AttemptOutcome, Held, LastSeen, Registration, Report, Reported, Resources, TaskId,
-    WorkOrder,
+    AssignmentMessage, AttemptOutcome, Held, Kind, LastSeen, Registration, Report, Reported, Resources,
+    TaskId, WorkOrder,
 };
 
 use spent::Spent;
@@ -106,6 +106,7 @@ struct Leaving {
 #[derive(Debug, Clone)]
 struct Attempt {
     order: Arc<WorkOrder>,
+    kind: Kind,
     stage: Stage,
     stop: Option<Stopping>,
 }
@@ -263,12 +264,13 @@ impl Session {
         self.beat_if_due();
     }
 
-    fn say(&mut self, held: &Held, what: Reported, listed: bool) {
+    fn say(&mut self, held: &Held, kind: Kind, what: Reported, listed: bool) {
         let number = self.next_report;
         self.next_report += 1;
         let report = Report {
             runner: self.config.runner.clone(),
             incarnation: self.config.incarnation.clone(),
+            kind,
             id: held.id.clone(),
             token: held.token,
             what,

@@ -29,6 +29,8 @@ pub const LONGEST_MESSAGE: usize = 4096;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Said<'a> {
     pub runner: Option<&'a RunnerId>,
+    /// Reports that name no kind either are taken for jobs'.
+    pub kind: Option<Kind>,
     /// `start` or `end`.
     pub report: Option<&'a str>,
 }
@@ -230,9 +232,6 @@ fn read_stop(fields: &Fields<'_>) -> Result<StopOrder, Malformed> {
 }
 
 fn read_report(fields: &Fields<'_>, said: Said<'_>) -> Result<Report, Malformed> {
-    if let Some(kind) = fields.get("kind") {
-        kind_of(&fields.path("kind"), kind)?;
-    }
     let word = match (fields.text("report")?, said.report) {
         (Some(word), Some(said)) if word != said => {
             let why = format!("the subject says {said}; send the same or leave it out");
@@ -251,10 +250,23 @@ fn read_report(fields: &Fields<'_>, said: Said<'_>) -> Result<Report, Malformed>
     Ok(Report {
         runner: runner_named(fields, "runner", said.runner)?,
         incarnation: incarnation(fields)?,
+        kind: reported_kind(fields, said.kind)?,
         id: fields.id("id").required(fields, "id")?,
         token: fields.parsed("token").required(fields, "token")?,
         what,
     })
+}
+
+fn reported_kind(fields: &Fields<'_>, said: Option<Kind>) -> Result<Kind, Malformed> {
+    let Some(value) = fields.get("kind") else { return Ok(said.unwrap_or(Kind::Job)) };
+    let kind = kind_of(&fields.path("kind"), value)?;
+    match said {
+        Some(said) if said != kind => {
+            let why = format!("the subject says {said}; send the same or leave it out");
+            Err(fields.refuse("kind", value, why))
+        }
+        _ => Ok(kind),
+    }
 }
 
 fn read_end(fields: &Fields<'_>) -> Result<End, Malformed> {
@@ -349,6 +361,7 @@ struct ReportsJson<'a> {
 #[derive(Serialize)]
 struct ReportJson<'a> {
     report: &'static str,
+    kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
     runner: Option<&'a str>,
     id: &'a str,
@@ -369,7 +382,8 @@ impl<'a> ReportJson<'a> {
             Reported::End(end) => Some(end),
         };
         Self {
-            report: if end.is_some() { "end" } else { "start" },
+            report: report.what.as_str(),
+            kind: report.kind,
             runner: None,
             id: report.id.as_str(),
             token: report.token,

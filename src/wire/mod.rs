@@ -8,6 +8,7 @@ pub mod event;
 pub mod fields;
 pub mod malformed;
 pub mod message;
+pub mod refusal;
 pub mod registration;
 pub mod subject;
 pub mod submission;

@@ -228,7 +228,14 @@ impl World {
 
     fn report_of(&self, name: &str, what: Reported) -> Report {
         let held = self.assignment(name);
-        Report { runner: held.runner, incarnation: held.incarnation, id: id(name), token: held.token, what }
+        Report {
+            runner: held.runner,
+            incarnation: held.incarnation,
+            kind: self.row(name).kind(),
+            id: id(name),
+            token: held.token,
+            what,
+        }
     }
 
     pub fn receive(&mut self, report: Report) {

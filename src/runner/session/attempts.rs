@@ -10,7 +10,7 @@ use super::misfit::misfit;
 use super::spent::Over;
 use super::{Attempt, Output, Session, Stage, Stopping};
 use crate::model::{
-    AssignmentMessage, AttemptOutcome, Delivery, End, Held, Reported, StopOrder, TaskId, Token,
+    AssignmentMessage, AttemptOutcome, Delivery, End, Held, Kind, Reported, StopOrder, TaskId, Token,
 };
 use crate::wire::work::read_work;
 
@@ -27,7 +27,7 @@ impl Session {
     }
 
     fn on_assignment(&mut self, assignment: AssignmentMessage) {
-        let held = Held { id: assignment.id.clone(), token: assignment.token };
+        let (held, kind) = (Held { id: assignment.id.clone(), token: assignment.token }, assignment.kind);
         // Without a lease nothing is taken and nothing answered: whoever registers is told again.
         if self.lease.is_none() || self.attempts.contains_key(&held) || self.unsaid_ends.contains_key(&held) {
             return;
@@ -36,26 +36,36 @@ impl Session {
         match over {
             Some(Over::Ended) => return,
             Some(Over::GivenBack) => {
-                return self.give_back(&held, AttemptOutcome::Refused, "its token was given back before");
+                return self.give_back(
+                    &held,
+                    kind,
+                    AttemptOutcome::Refused,
+                    "its token was given back before",
+                );
             }
             Some(Over::TooOld { before_turn }) => {
                 let why = format!("its token {} is older than turn {before_turn}", held.token);
-                return self.give_back(&held, AttemptOutcome::Refused, &why);
+                return self.give_back(&held, kind, AttemptOutcome::Refused, &why);
             }
             None => {}
         }
         if self.leaving.is_some() {
-            return self.give_back(&held, AttemptOutcome::Handback, "its runner is leaving");
+            return self.give_back(&held, kind, AttemptOutcome::Handback, "its runner is leaving");
         }
         let order = match read_work(&assignment.task) {
             Ok(order) => order,
             Err(why) => {
-                return self.give_back(&held, AttemptOutcome::StartFailed, &format!("read task: {why}"));
+                return self.give_back(
+                    &held,
+                    kind,
+                    AttemptOutcome::StartFailed,
+                    &format!("read task: {why}"),
+                );
             }
         };
         let (offer, count) = (&self.config.offer, self.attempts.len());
-        if let Some(why) = misfit(offer, count, &self.used, assignment.kind, &order) {
-            return self.give_back(&held, AttemptOutcome::Refused, &why);
+        if let Some(why) = misfit(offer, count, &self.used, kind, &order) {
+            return self.give_back(&held, kind, AttemptOutcome::Refused, &why);
         }
         self.spent.saw(held.token);
         if let Some(seen) = &mut self.last_seen {
@@ -64,7 +74,7 @@ impl Session {
         self.used.add(&order.resources);
         let stage = Stage::Waiting(Box::new(assignment));
         self.waiting.insert(held.clone());
-        self.attempts.insert(held.clone(), Attempt { order: Arc::new(order), stage, stop: None });
+        self.attempts.insert(held.clone(), Attempt { order: Arc::new(order), kind, stage, stop: None });
         if self.may_start_at(&held).is_some_and(|at| at <= self.now) {
             self.start(&held);
         }
@@ -76,7 +86,8 @@ impl Session {
             self.stop_one(&held, Stopping::Asked, &order.reason);
         } else if !self.unsaid_ends.contains_key(&held) && self.spent.over(held.token) != Some(Over::Ended) {
             // Of what ended here the end was said: another end might overtake it.
-            self.give_back(&held, AttemptOutcome::Handback, "it does not run here");
+            // An order to stop does not say the kind of what this runner never had.
+            self.give_back(&held, Kind::Job, AttemptOutcome::Handback, "it does not run here");
         }
     }
 
@@ -85,7 +96,8 @@ impl Session {
             && matches!(attempt.stage, Stage::Starting)
         {
             attempt.stage = Stage::Running;
-            self.say(&held, Reported::Start, false);
+            let kind = attempt.kind;
+            self.say(&held, kind, Reported::Start, false);
         }
     }
 
@@ -100,14 +112,14 @@ impl Session {
             None if by_us => AttemptOutcome::Failed,
             _ => end.outcome,
         };
-        let disowned = attempt.stop == Some(Stopping::Disowned);
+        let (kind, disowned) = (attempt.kind, attempt.stop == Some(Stopping::Disowned));
         self.let_go(&held);
         self.last_ends.insert(held.id.clone(), self.now);
         self.ended.push_back((self.now, held.id.clone()));
         if disowned {
             return;
         }
-        self.say(&held, Reported::End(End { outcome, ..end }), true);
+        self.say(&held, kind, Reported::End(End { outcome, ..end }), true);
     }
 
     pub(super) fn stop_all(&mut self, why: Stopping, reason: &str) {
@@ -121,11 +133,13 @@ impl Session {
         let Some(attempt) = self.attempts.get_mut(held) else { return };
         if matches!(attempt.stage, Stage::Waiting(_)) {
             attempt.stop = Some(why);
+            let kind = attempt.kind;
             self.let_go(held);
             if why == Stopping::Disowned {
                 return;
             }
-            return self.say_end(held, AttemptOutcome::Handback, &format!("not started: {reason}"), true);
+            let message = format!("not started: {reason}");
+            return self.say_end(held, kind, AttemptOutcome::Handback, &message, true);
         }
         // Only what takes the grace away, or the last word, changes a stop that is under way.
         let at_once = why >= Stopping::Over;
@@ -210,13 +224,13 @@ impl Session {
     }
 
     /// Answers for what is not here, and never takes it again.
-    fn give_back(&mut self, held: &Held, outcome: AttemptOutcome, message: &str) {
+    fn give_back(&mut self, held: &Held, kind: Kind, outcome: AttemptOutcome, message: &str) {
         self.spent.remember(held.token, Over::GivenBack, self.config.tokens_remembered);
-        self.say_end(held, outcome, message, false);
+        self.say_end(held, kind, outcome, message, false);
     }
 
-    fn say_end(&mut self, held: &Held, outcome: AttemptOutcome, message: &str, listed: bool) {
+    fn say_end(&mut self, held: &Held, kind: Kind, outcome: AttemptOutcome, message: &str, listed: bool) {
         let end = End { outcome, exit_code: None, message: Some(message.into()) };
-        self.say(held, Reported::End(end), listed);
+        self.say(held, kind, Reported::End(end), listed);
     }
 }
