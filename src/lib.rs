@@ -7,6 +7,7 @@ pub mod config;
 pub mod core;
 pub mod http;
 pub mod model;
+pub mod nats;
 pub mod ports;
 pub mod runner;
 pub mod runtime;

@@ -25,6 +25,8 @@ impl State {
         self.advance(now);
         let now = self.now();
         self.watch = Default::default();
+        // A mark asked for in an earlier leadership may still come back: it reaches none of this one.
+        self.watch.marks = self.turn << 20;
         self.watch.leading = true;
         self.watch.took_over = now;
         self.watch.sweep_at = now + self.settings.sweep;

@@ -130,10 +130,17 @@ impl Handle {
     /// the order of the inputs.
     pub async fn ask(&self, inputs: Vec<Input>) -> Result<Vec<Answer>, Unavailable> {
         let _permit = self.permits.acquire().await.map_err(|_| Unavailable::Stopping)?;
+        let answers = self.begin(inputs)?;
+        answers.await.map_err(|_| self.is_available().err().unwrap_or(Unavailable::NoLeader))
+    }
+
+    /// Puts inputs through the door at once; the answers come when their turns are committed, and never if this
+    /// replica ceases to lead before. Whoever calls bounds how much it has on the way.
+    pub fn begin(&self, inputs: Vec<Input>) -> Result<oneshot::Receiver<Vec<Answer>>, Unavailable> {
         self.is_available()?;
         let (reply, answers) = oneshot::channel();
         self.door.send(Call { inputs, reply: Some(reply) }).map_err(|_| Unavailable::Stopping)?;
-        answers.await.map_err(|_| self.is_available().err().unwrap_or(Unavailable::NoLeader))
+        Ok(answers)
     }
 
     /// Puts inputs through the door without waiting: a loop that has ended needs them no more.

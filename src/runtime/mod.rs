@@ -4,6 +4,8 @@
 //! out on a real table; `member` follows a table that several replicas share, and leads when it falls to it;
 //! `handle` is the one door for inputs and the one window on committed turns.
 
+pub mod credit;
+pub mod deliveries;
 pub mod handle;
 pub mod log_time;
 pub mod member;

@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 37] = [
+pub const ALL: [&Metric; 39] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -51,6 +51,8 @@ pub const ALL: [&Metric; 37] = [
     &TURN_CHANGES,
     &TURN_DECIDE,
     &TURN_COMMIT,
+    &DEAD_LETTERS,
+    &CONSUMER_PAUSED,
     &TASKS,
     &OLDEST_PENDING,
     &HELD_CPU,
@@ -171,6 +173,18 @@ pub const TURN_COMMIT: Metric = histogram(
     "seconds",
     &[],
     "Time from handing one turn to the table until it was durable.",
+);
+pub const DEAD_LETTERS: Metric = counter(
+    "longshore_dead_letters_total",
+    "messages",
+    &["reason"],
+    "Messages that can never be taken, kept with the reason: malformed or other.",
+);
+pub const CONSUMER_PAUSED: Metric = gauge(
+    "longshore_consumer_paused",
+    "consumers",
+    &["consumer", "reason"],
+    "Whether nothing is pulled into a window now, by reason: capacity, window, table or operator.",
 );
 pub const TASKS: Metric =
     gauge("longshore_tasks", "tasks", &["kind", "state"], "Tasks now pending, assigned or running.");

@@ -101,6 +101,19 @@ impl Metrics {
         self.observe(&catalogue::TURN_COMMIT, &[], commit);
     }
 
+    /// Counts a message that was kept as a dead letter.
+    pub fn dead_letter(&self, reason: &str) {
+        self.add(&catalogue::DEAD_LETTERS, &[known(reason, &["malformed"])], 1);
+    }
+
+    /// Notes why nothing is pulled into a window now, if so; `reasons` are all there are.
+    pub fn consumer_paused(&self, consumer: &str, reason: Option<&str>, reasons: &[&str]) {
+        for each in reasons {
+            let paused = f64::from(u8::from(reason == Some(*each)));
+            self.set(&catalogue::CONSUMER_PAUSED, &[consumer, each], paused);
+        }
+    }
+
     /// The scrape, in the Prometheus text format.
     pub fn scrape(&self, gauges: &Gauges) -> String {
         self.set_all(gauges);

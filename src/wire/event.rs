@@ -4,7 +4,8 @@
 
 use serde::Serialize;
 
-use super::message;
+use super::fields::{Fields, Required, json};
+use super::{Malformed, message};
 use crate::model::{Fact, Lifecycle, Time, Token};
 
 /// Writes the lifecycle event of the protocol.
@@ -21,6 +22,18 @@ pub fn write_turns<'a>(turns: impl IntoIterator<Item = (u64, Time, &'a [Fact])>)
         events: facts.iter().map(FactJson::of).collect(),
     });
     message::bytes(&HistoryJson { turns: turns.collect() })
+}
+
+/// Writes what happened in one turn, as the history stream keeps it: `{"turn", "at", "events": […]}`.
+pub fn write_turn(turn: u64, at: Time, facts: &[Fact]) -> Vec<u8> {
+    message::bytes(&TurnJson { turn, at: at.rfc3339(), events: facts.iter().map(FactJson::of).collect() })
+}
+
+/// Reads the number of the turn that [`write_turn`] wrote.
+pub fn read_turn_number(body: &[u8]) -> Result<u64, Malformed> {
+    let value = json(body)?;
+    let fields = Fields::of_payload(&value)?;
+    fields.number("turn").required(&fields, "turn")
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,8 @@
 //! the field. Nothing here decides anything, and nothing else shapes a payload. A turn that a newer version
 //! wrote is refused with its format's number, never half understood.
 
+pub mod answer;
+pub mod command;
 pub mod event;
 pub mod fields;
 pub mod malformed;

@@ -78,6 +78,16 @@ pub enum BodyError {
 /// Each task of a body in its order, read or refused.
 pub type Submissions = Vec<Result<Arc<NewTask>, Refused>>;
 
+/// What stands outside a body and holds for its tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    /// Of a task that names none; with `queue`, of every task.
+    pub kind: Kind,
+    /// What a subject says of every task: one that says otherwise is refused.
+    pub queue: Option<QueueId>,
+    pub build: Option<BuildId>,
+}
+
 /// A body taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
@@ -97,10 +107,15 @@ pub fn read_submissions(
 
 /// Reads one task, `{"tasks": […]}`, or one task a line. A task without `kind` is of `default_kind`.
 pub fn read_body(body: &[u8], default_kind: Kind, settings: &Settings) -> Result<Body, BodyError> {
+    read_body_from(body, &Outside { kind: default_kind, queue: None, build: None }, settings)
+}
+
+/// The same, where a subject says something of its tasks.
+pub fn read_body_from(body: &[u8], outside: &Outside, settings: &Settings) -> Result<Body, BodyError> {
     if body.len() > MOST_BODY {
         return Err(BodyError::TooLarge { bytes: body.len() });
     }
-    let read = |line, value| read_one(line, value, default_kind, settings);
+    let read = |line, value| read_one(line, value, outside, settings);
     if let Some(lines) = lines_of(body) {
         within_most(lines.len())?;
         let tasks = lines.into_iter().map(|(line, text)| match json(text) {
@@ -163,12 +178,41 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
 
 fn read_one(
     line: Option<usize>,
-    value: Value,
-    default_kind: Kind,
+    mut value: Value,
+    outside: &Outside,
     settings: &Settings,
 ) -> Result<Arc<NewTask>, Refused> {
     let id = value.get("id").and_then(Value::as_str).map(|id| id.chars().take(Id::MAX).collect());
-    read_task(value, default_kind, settings).map_err(|malformed| Refused { line, id, malformed })
+    fill_in(&mut value, outside)
+        .and_then(|()| read_task(value, outside.kind, settings))
+        .map_err(|malformed| Refused { line, id, malformed })
+}
+
+/// Gives a task what its subject says of it, and refuses one that contradicts it.
+fn fill_in(value: &mut Value, outside: &Outside) -> Result<(), Malformed> {
+    let (Value::Object(fields), Some(queue)) = (value, &outside.queue) else { return Ok(()) };
+    let said = [
+        ("kind", Some(outside.kind.as_str())),
+        ("queue", Some(queue.as_str())),
+        ("build", outside.build.as_ref().map(Id::as_str)),
+    ];
+    for (name, said) in said {
+        match (fields.get(name).filter(|value| !value.is_null()), said) {
+            (Some(given), Some(said)) if given != said => {
+                let why = format!("the subject says {said:?}; send the same or leave it out");
+                return Err(Malformed::value(name, given, why));
+            }
+            (Some(given), None) => {
+                let why = "the subject names no build; publish it on longshore.job.pending.<queue>.<build>";
+                return Err(Malformed::value(name, given, why));
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+            (None, Some(said)) => {
+                fields.insert(name.to_owned(), Value::from(said));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The lines of a body that is one value a line, with their numbers. A single value is not such a body,

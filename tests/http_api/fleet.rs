@@ -1,6 +1,6 @@
 //! The runner's side, by runners written by hand.
 
-use longshore::http::outbox::{MOST_ASSIGNMENTS, MOST_BYTES};
+use longshore::http::outbox::MOST;
 use serde_json::{Value, json};
 
 use crate::support::{ByHand, Server};
@@ -47,7 +47,7 @@ async fn a_delivery_is_bounded_in_tasks_and_in_bytes() {
     }
     server.until("all are assigned", |state| state.counts().assigned == 1_200).await;
     let count = |delivery: &Value| delivery["assignments"].as_array().expect("a list").len();
-    assert_eq!(count(&runner.poll("10s").await), MOST_ASSIGNMENTS);
+    assert_eq!(count(&runner.poll("10s").await), MOST.assignments);
     assert_eq!(count(&runner.poll("10s").await), 200);
 
     let spec = "x".repeat(60 << 10);
@@ -62,7 +62,7 @@ async fn a_delivery_is_bounded_in_tasks_and_in_bytes() {
         let ids = bodies.map(|assignment| assignment["id"].as_str().expect("an id").to_owned());
         seen.extend(ids.filter(|id| id.starts_with('l')));
     }
-    assert!(most <= MOST_BYTES, "{most} bytes in one delivery");
+    assert!(most <= MOST.bytes, "{most} bytes in one delivery");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

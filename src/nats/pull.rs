@@ -1,0 +1,191 @@
+//! Pulling from a durable consumer, in pulls that end within a second.
+//!
+//! Law: no pull without credit, and never more outstanding than the credit. What has arrived is passed on in
+//! chunks as large as what is there, so that a busy stream packs itself and a quiet one waits for nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer};
+use async_trait::async_trait;
+use futures_util::{FutureExt, StreamExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Connection, chain};
+use crate::ports::Clock;
+
+/// How long one pull waits for messages.
+const PULL: Duration = Duration::from_secs(1);
+/// How much longer than its pull an answer may take.
+const SLACK: Duration = Duration::from_secs(1);
+/// The most messages passed on at once.
+const CHUNK: usize = 256;
+/// The pause after a pull that failed.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// When the stream last answered a pull.
+pub(super) struct Pulse {
+    clock: Arc<dyn Clock>,
+    /// Milliseconds on the monotonic clock.
+    answered: AtomicU64,
+    patience: Duration,
+    why: Mutex<String>,
+}
+
+impl std::fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pulse").field("answered", &self.answered).finish_non_exhaustive()
+    }
+}
+
+impl Pulse {
+    /// Patience is counted from one pull's answer to the next, and a pull itself waits for a second.
+    pub fn new(clock: Arc<dyn Clock>, take_over: Duration) -> Self {
+        let patience = take_over + PULL;
+        let pulse = Self { clock, answered: AtomicU64::new(0), patience, why: Mutex::default() };
+        pulse.begin();
+        pulse
+    }
+
+    /// Begins to count anew.
+    pub fn begin(&self) {
+        self.answered.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn failed(&self, why: String) {
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why nothing was read for too long, if so.
+    pub fn trouble(&self) -> Option<String> {
+        let silence = self.now().saturating_sub(self.answered.load(Ordering::Relaxed));
+        (u128::from(silence) > self.patience.as_millis()).then(|| {
+            let why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+            format!("no pull was answered for {silence} ms: {why}")
+        })
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whoever the messages of a consumer are for.
+#[async_trait]
+pub(super) trait Taker: Send {
+    /// How many messages the next pull may bring; waits until there is credit.
+    async fn credit(&mut self) -> usize;
+
+    /// Takes a chunk, and may wait.
+    async fn take(&mut self, messages: Vec<Message>);
+}
+
+/// A durable consumer, made when it is missing.
+pub(super) struct Source {
+    connection: Connection,
+    stream: String,
+    name: &'static str,
+    filters: Vec<String>,
+    ack_wait: Duration,
+    pulse: Arc<Pulse>,
+}
+
+impl Source {
+    /// `name` is the consumer's; messages that were not acknowledged within `ack_wait` come again.
+    pub fn new(
+        connection: &Connection,
+        stream: String,
+        name: &'static str,
+        filters: Vec<String>,
+        ack_wait: Duration,
+        pulse: &Arc<Pulse>,
+    ) -> Self {
+        Self { connection: connection.clone(), stream, name, filters, ack_wait, pulse: pulse.clone() }
+    }
+
+    async fn consumer(&self) -> Result<PullConsumer, String> {
+        let config = Config {
+            durable_name: Some(self.name.to_owned()),
+            filter_subjects: self.filters.clone(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.ack_wait,
+            max_ack_pending: -1,
+            max_batch: 10_000,
+            ..Config::default()
+        };
+        let js = &self.connection.jetstream;
+        let made = js.create_consumer_on_stream(config, &*self.stream).await;
+        made.map_err(|why| format!("consumer {} of stream {}: {}", self.name, self.stream, chain(&why)))
+    }
+
+    /// Pulls until `stop` is cancelled.
+    pub async fn pull(&self, taker: &mut dyn Taker, stop: &CancellationToken) {
+        let mut consumer = None;
+        while !stop.is_cancelled() {
+            let messages = tokio::select! {
+                messages = taker.credit() => messages,
+                () = stop.cancelled() => return,
+            };
+            let ready = match &consumer {
+                Some(ready) => ready,
+                None => match self.consumer().await {
+                    Ok(made) => consumer.insert(made),
+                    Err(why) => {
+                        self.failed(why, stop).await;
+                        continue;
+                    }
+                },
+            };
+            if let Err(why) = self.pull_once(ready, messages, taker, stop).await {
+                consumer = None;
+                self.failed(why, stop).await;
+            }
+        }
+    }
+
+    async fn failed(&self, why: String, stop: &CancellationToken) {
+        tracing::warn!(consumer = self.name, why, "pull failed");
+        self.pulse.failed(why);
+        // Either way the loop looks whether it is to stop.
+        let _ = tokio::time::timeout(AGAIN, stop.cancelled()).await;
+    }
+
+    async fn pull_once(
+        &self,
+        consumer: &PullConsumer,
+        messages: usize,
+        taker: &mut dyn Taker,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
+        let batch = consumer.batch().max_messages(messages).expires(PULL).messages();
+        let mut batch = batch.await.map_err(|why| chain(&why))?;
+        let too_late = tokio::time::sleep(PULL + SLACK);
+        tokio::pin!(too_late);
+        loop {
+            let first = tokio::select! {
+                first = batch.next() => first,
+                () = &mut too_late => return Err("a pull was not answered".to_owned()),
+                // What still arrives is not acknowledged and comes again.
+                () = stop.cancelled() => return Ok(()),
+            };
+            self.pulse.begin();
+            let Some(first) = first else { return Ok(()) };
+            let mut chunk = vec![first.map_err(|why| why.to_string())?];
+            let mut over = false;
+            while chunk.len() < CHUNK && !over {
+                match batch.next().now_or_never() {
+                    Some(Some(Ok(more))) => chunk.push(more),
+                    Some(Some(Err(_)) | None) => over = true,
+                    None => break,
+                }
+            }
+            taker.take(chunk).await;
+            if over {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Credit: how much more may be pulled from a stream of submissions into the table.
+//!
+//! Law: no credit, no outstanding pull. What is not pulled stays in the stream, on its disk, and costs the
+//! dispatcher nothing. A window that waits for capacity is looked at again after a second, so that tasks which
+//! fit nowhere never keep those behind them from runners that are free.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::core::State;
+use crate::core::state::Window;
+
+/// How long a pause for want of capacity lasts before a little more is pulled.
+pub const PROBE: Duration = Duration::from_secs(1);
+/// The fewest tasks that must wait before a window is paused for want of capacity.
+pub const AHEAD_LEAST: usize = 100;
+
+/// Why nothing is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The last pull placed nothing, and enough waits already.
+    Capacity,
+    /// As many wait as the window takes.
+    Window,
+    /// The table takes nothing.
+    Table,
+    /// An operator asked for it.
+    Operator,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 4] = [Reason::Capacity, Reason::Window, Reason::Table, Reason::Operator];
+
+    /// The word in status and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Capacity => "capacity",
+            Reason::Window => "window",
+            Reason::Table => "table",
+            Reason::Operator => "operator",
+        }
+    }
+}
+
+/// What the committed rows say of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Level {
+    pub pending: usize,
+    /// Ended tasks that are remembered: more of them means that something ended.
+    pub ended: usize,
+    /// How many tasks of any sort the window takes.
+    pub window: usize,
+    /// Whether the bodies of waiting tasks take as many bytes as they may.
+    pub bytes_full: bool,
+    /// How many must wait before it is paused for want of capacity.
+    pub ahead: usize,
+}
+
+impl Level {
+    /// The level of a window in the committed rows; `ahead` overrides the pool's slots.
+    pub fn of(state: &State, window: Window, ahead: Option<usize>) -> Self {
+        let counts = state.counts();
+        let slots = || state.fleet().seats().map(|seat| seat.runner.offer.slots as usize).sum::<usize>();
+        Self {
+            pending: counts.pending.get(&window).copied().unwrap_or(0),
+            ended: counts.ended,
+            window: state.settings.window,
+            bytes_full: counts.body_bytes >= state.settings.window_bytes,
+            ahead: ahead.unwrap_or_else(|| slots().max(AHEAD_LEAST)),
+        }
+    }
+}
+
+/// The credit of one window.
+#[derive(Debug, Default)]
+pub struct Credit {
+    /// What stood when the last pull began, and what it has brought since.
+    last: Option<(Level, usize)>,
+    /// The level at which it was paused for want of capacity, and when.
+    paused: Option<(Level, Duration)>,
+}
+
+impl Credit {
+    /// How many more tasks may be pulled at monotonic time `now`, while `on_the_way` were pulled and are not
+    /// decided. Jobs of running builds never wait for capacity: `patient` is false for their window.
+    pub fn give(
+        &mut self,
+        level: Level,
+        on_the_way: usize,
+        now: Duration,
+        patient: bool,
+    ) -> Result<usize, Reason> {
+        let room = level.window.saturating_sub(level.pending + on_the_way);
+        if room == 0 || level.bytes_full {
+            return Err(Reason::Window);
+        }
+        if patient && self.wants_capacity(level, now) {
+            return Err(Reason::Capacity);
+        }
+        if self.paused.take().is_some() {
+            // One look: whether it placed anything is judged when it is decided.
+            self.last = Some((level, 0));
+            return Ok(room.min(level.ahead));
+        }
+        if self.last.is_none_or(|(_, brought)| brought > 0) {
+            self.last = Some((level, 0));
+        }
+        Ok(room)
+    }
+
+    /// Takes note of so many tasks that a pull has brought into the table.
+    pub fn brought(&mut self, tasks: usize) {
+        if let Some((_, brought)) = &mut self.last {
+            *brought += tasks;
+        }
+    }
+
+    fn wants_capacity(&mut self, level: Level, now: Duration) -> bool {
+        if let Some((at, since)) = self.paused {
+            let moved = level.pending < at.pending || level.ended != at.ended || level.pending < level.ahead;
+            return !moved && now.saturating_sub(since) < PROBE;
+        }
+        let placed_nothing = self
+            .last
+            .is_some_and(|(before, brought)| brought > 0 && level.pending >= before.pending + brought);
+        if placed_nothing && level.pending >= level.ahead {
+            self.paused = Some((level, now));
+            return true;
+        }
+        false
+    }
+}
+
+/// How the windows stand, for status and metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Board(Arc<Mutex<[Option<Reason>; 3]>>);
+
+impl Board {
+    /// Why nothing is pulled into `window`, if so.
+    pub fn paused(&self, window: Window) -> Option<Reason> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[place(window)]
+    }
+
+    /// Notes how a window stands; whether that is news.
+    pub fn note(&self, window: Window, paused: Option<Reason>) -> bool {
+        let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut board[place(window)], paused) != paused
+    }
+}
+
+fn place(window: Window) -> usize {
+    match window {
+        Window::Builds => 0,
+        Window::Jobs => 1,
+        Window::JobsOfBuilds => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Duration = Duration::ZERO;
+
+    fn level(pending: usize) -> Level {
+        Level { pending, ended: 0, window: 1_000, bytes_full: false, ahead: 100 }
+    }
+
+    #[test]
+    fn a_window_takes_what_it_has_room_for() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.give(level(0), 0, START, true), Ok(1_000));
+        assert_eq!(credit.give(level(300), 200, START, true), Ok(500));
+        assert_eq!(credit.give(level(900), 100, START, true), Err(Reason::Window));
+        let full = Level { bytes_full: true, ..level(0) };
+        assert_eq!(credit.give(full, 0, START, true), Err(Reason::Window));
+    }
+
+    #[test]
+    fn what_fits_nowhere_is_not_pulled_on_and_on() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.give(level(0), 0, START, true), Ok(1_000));
+        credit.brought(150);
+        assert_eq!(credit.give(level(150), 0, START, true), Err(Reason::Capacity));
+        // Something was placed: on it goes.
+        assert!(credit.give(level(149), 0, START, true).is_ok());
+        credit.brought(10);
+        assert_eq!(credit.give(level(159), 0, START, true), Err(Reason::Capacity));
+        // Something ended.
+        assert!(credit.give(Level { ended: 1, ..level(159) }, 0, START, true).is_ok());
+    }
+
+    #[test]
+    fn a_pull_that_placed_something_is_followed_by_another() {
+        let mut credit = Credit::default();
+        assert!(credit.give(level(0), 0, START, true).is_ok());
+        credit.brought(500);
+        assert!(credit.give(level(400), 0, START, true).is_ok());
+    }
+
+    #[test]
+    fn a_pause_for_capacity_is_broken_by_a_small_look_each_second() {
+        let mut credit = Credit::default();
+        assert!(credit.give(level(0), 0, START, true).is_ok());
+        credit.brought(150);
+        assert_eq!(credit.give(level(150), 0, START, true), Err(Reason::Capacity));
+        assert_eq!(credit.give(level(150), 0, PROBE / 2, true), Err(Reason::Capacity));
+        assert_eq!(credit.give(level(150), 0, PROBE, true), Ok(100));
+        credit.brought(100);
+        assert_eq!(credit.give(level(250), 0, PROBE, true), Err(Reason::Capacity));
+    }
+
+    #[test]
+    fn jobs_of_running_builds_never_wait_for_capacity() {
+        let mut credit = Credit::default();
+        assert!(credit.give(level(0), 0, START, false).is_ok());
+        credit.brought(150);
+        assert_eq!(credit.give(level(150), 0, START, false), Ok(850));
+    }
+}

@@ -1,0 +1,114 @@
+//! Answers over NATS to submissions, cancels and commands: `{"turn": 3118, "answers": [{"answer", …}]}`.
+//!
+//! Law: one answer to each thing asked, in their order, given after the turn that decided them was committed.
+//! `turn` is one that contains them all: a replica that has seen it shows what was decided.
+
+use serde::{Deserialize, Serialize};
+
+use super::Malformed;
+use super::message::bytes;
+use crate::core::input::{Answer, Commanded, Submitted};
+use crate::model::Outcome;
+
+/// What was decided, and by which turn at the latest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answers {
+    pub turn: u64,
+    pub answers: Vec<Answer>,
+}
+
+/// Writes answers to submissions, cancels and commands; any other answer reads `taken`.
+pub fn write_answers(turn: u64, answers: &[Answer]) -> Vec<u8> {
+    bytes(&AnswersJson { turn, answers: answers.iter().map(AnswerJson::of).collect() })
+}
+
+/// Reads them.
+pub fn read_answers(body: &[u8]) -> Result<Answers, Malformed> {
+    let unread = |why: serde_json::Error| Malformed::payload(format!("is no list of answers: {why}"));
+    let read: AnswersJson = serde_json::from_slice(body).map_err(unread)?;
+    let answers = read.answers.into_iter().map(AnswerJson::read).collect::<Result<_, _>>()?;
+    Ok(Answers { turn: read.turn, answers })
+}
+
+#[derive(Serialize, Deserialize)]
+struct AnswersJson {
+    turn: u64,
+    answers: Vec<AnswerJson>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AnswerJson {
+    answer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outcome: Option<Outcome>,
+}
+
+impl AnswerJson {
+    fn of(answer: &Answer) -> Self {
+        let (word, reason, outcome) = match answer {
+            Answer::Submitted(Submitted::Admitted) => ("admitted", None, None),
+            Answer::Submitted(Submitted::Duplicate) => ("duplicate", None, None),
+            Answer::Submitted(Submitted::Rejected { reason }) => ("rejected", Some(reason), None),
+            Answer::Submitted(Submitted::Conflict { reason }) => ("conflict", Some(reason), None),
+            Answer::Submitted(Submitted::Full { reason }) => ("full", Some(reason), None),
+            Answer::Commanded(Commanded::Done) => ("done", None, None),
+            Answer::Commanded(Commanded::Unchanged) => ("unchanged", None, None),
+            Answer::Commanded(Commanded::UnknownRunner) => ("unknown_runner", None, None),
+            Answer::Commanded(Commanded::AlreadyEnded { outcome }) => ("already_ended", None, Some(*outcome)),
+            Answer::Frozen { reason } | Answer::RegistrationRefused { reason } => {
+                ("frozen", Some(reason), None)
+            }
+            Answer::Taken | Answer::Registered(_) | Answer::Heartbeat(_) => ("taken", None, None),
+        };
+        Self { answer: word.to_owned(), reason: reason.map(|reason| reason.to_string()), outcome }
+    }
+
+    fn read(self) -> Result<Answer, Malformed> {
+        let reason = self.reason.unwrap_or_default().into();
+        Ok(match self.answer.as_str() {
+            "admitted" => Answer::Submitted(Submitted::Admitted),
+            "duplicate" => Answer::Submitted(Submitted::Duplicate),
+            "rejected" => Answer::Submitted(Submitted::Rejected { reason }),
+            "conflict" => Answer::Submitted(Submitted::Conflict { reason }),
+            "full" => Answer::Submitted(Submitted::Full { reason }),
+            "done" => Answer::Commanded(Commanded::Done),
+            "unchanged" => Answer::Commanded(Commanded::Unchanged),
+            "unknown_runner" => Answer::Commanded(Commanded::UnknownRunner),
+            "already_ended" => {
+                let outcome = self.outcome.ok_or_else(|| Malformed::new("outcome", "is missing"))?;
+                Answer::Commanded(Commanded::AlreadyEnded { outcome })
+            }
+            "frozen" => Answer::Frozen { reason },
+            "taken" => Answer::Taken,
+            other => {
+                return Err(Malformed::payload(format!("has an answer this version does not know: {other}")));
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_back_as_they_were_written() {
+        let answers = vec![
+            Answer::Submitted(Submitted::Admitted),
+            Answer::Submitted(Submitted::Duplicate),
+            Answer::Submitted(Submitted::Rejected { reason: "no gpu".into() }),
+            Answer::Submitted(Submitted::Conflict { reason: "other".into() }),
+            Answer::Submitted(Submitted::Full { reason: "window".into() }),
+            Answer::Commanded(Commanded::Done),
+            Answer::Commanded(Commanded::Unchanged),
+            Answer::Commanded(Commanded::UnknownRunner),
+            Answer::Commanded(Commanded::AlreadyEnded { outcome: Outcome::Failed }),
+            Answer::Frozen { reason: "foreign table".into() },
+            Answer::Taken,
+        ];
+        let read = read_answers(&write_answers(7, &answers)).expect("answers");
+        assert_eq!(read, Answers { turn: 7, answers });
+    }
+}

@@ -1,0 +1,137 @@
+//! Commands over NATS: `{"request": "…", "command": "hold", …}`, and the payload of a cancel.
+//!
+//! Law: what is written here is read back as the same. `request` names the command for whoever repeats it; one
+//! without it is taken each time it comes.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Malformed;
+use super::fields::{Fields, Required, json};
+use super::message::bytes;
+use crate::core::input::Command;
+use crate::model::{QueueId, RunnerId, TaskId};
+
+/// The longest reason, in bytes.
+pub const LONGEST_REASON: usize = 1024;
+/// The reason where none is given.
+const UNASKED: &str = "on request";
+
+/// A command with the name of its request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub request: Option<Arc<str>>,
+    pub command: Command,
+}
+
+/// Reads a command to a runner, a queue or the pool.
+pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
+    let value = json(body)?;
+    let fields = Fields::of_payload(&value)?;
+    let runner = || fields.id("runner").required(&fields, "runner");
+    let queue = || fields.id("queue").required(&fields, "queue");
+    let command = match fields.text("command").required(&fields, "command")? {
+        "hold" => Command::HoldRunner { runner: runner()?, reason: reason(&fields, "held on request")? },
+        "drain" => Command::DrainRunner { runner: runner()? },
+        "resume" => Command::ResumeRunner { runner: runner()? },
+        "pause" => Command::PauseQueue { queue: queue()? },
+        "unpause" => Command::UnpauseQueue { queue: queue()? },
+        "unfreeze" => Command::Unfreeze,
+        other => {
+            let why =
+                "expected hold, drain, resume, pause, unpause or unfreeze; a cancel has a subject of its own";
+            return Err(fields.refuse("command", &Value::from(other), why));
+        }
+    };
+    let request = fields.text("request")?.map(Arc::from);
+    Ok(Asked { request, command })
+}
+
+/// Writes a command; a cancel is none of these.
+pub fn write_command(request: &str, command: &Command) -> Option<Vec<u8>> {
+    let of = |command, runner: Option<&RunnerId>, queue: Option<&QueueId>, reason: Option<&str>| {
+        let (runner, queue) = (runner.map(|id| id.to_string()), queue.map(|id| id.to_string()));
+        let reason = reason.map(str::to_owned);
+        bytes(&CommandJson { request, command, runner, queue, reason })
+    };
+    Some(match command {
+        Command::HoldRunner { runner, reason } => of("hold", Some(runner), None, Some(reason)),
+        Command::DrainRunner { runner } => of("drain", Some(runner), None, None),
+        Command::ResumeRunner { runner } => of("resume", Some(runner), None, None),
+        Command::PauseQueue { queue } => of("pause", None, Some(queue), None),
+        Command::UnpauseQueue { queue } => of("unpause", None, Some(queue), None),
+        Command::Unfreeze => of("unfreeze", None, None, None),
+        Command::Cancel { .. } => return None,
+    })
+}
+
+/// Reads a cancel; its place in the inbox is not part of it.
+pub fn read_cancel(body: &[u8]) -> Result<(TaskId, Arc<str>), Malformed> {
+    let value = json(body)?;
+    let fields = Fields::of_payload(&value)?;
+    Ok((fields.id("id").required(&fields, "id")?, reason(&fields, "cancelled on request")?))
+}
+
+/// Writes a cancel.
+pub fn write_cancel(id: &TaskId, reason: &str) -> Vec<u8> {
+    bytes(&CancelJson { id: id.as_str(), reason })
+}
+
+fn reason(fields: &Fields<'_>, otherwise: &str) -> Result<Arc<str>, Malformed> {
+    let given = fields.text("reason")?.unwrap_or(otherwise);
+    if given.len() > LONGEST_REASON {
+        let why = format!("has {} bytes; at most {LONGEST_REASON} are allowed", given.len());
+        return Err(fields.refuse("reason", &Value::from(given), why));
+    }
+    Ok(if given.is_empty() { UNASKED } else { given }.into())
+}
+
+#[derive(Serialize)]
+struct CommandJson<'a> {
+    request: &'a str,
+    command: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct CancelJson<'a> {
+    id: &'a str,
+    reason: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Id;
+
+    #[test]
+    fn a_command_is_read_back_as_it_was_written() {
+        let id = |text: &str| Id::parse(text).expect("a name");
+        let (runner, queue) = (id("r1"), id("q"));
+        for command in [
+            Command::HoldRunner { runner: runner.clone(), reason: "hot".into() },
+            Command::DrainRunner { runner: runner.clone() },
+            Command::ResumeRunner { runner },
+            Command::PauseQueue { queue: queue.clone() },
+            Command::UnpauseQueue { queue },
+            Command::Unfreeze,
+        ] {
+            let written = write_command("q-1", &command).expect("no cancel");
+            assert_eq!(read_command(&written), Ok(Asked { request: Some("q-1".into()), command }));
+        }
+        assert_eq!(read_cancel(&write_cancel(&id("t1"), "why")), Ok((id("t1"), "why".into())));
+    }
+
+    #[test]
+    fn a_command_nobody_knows_is_refused_with_those_there_are() {
+        let said = read_command(br#"{"command":"explode"}"#).expect_err("unknown").to_string();
+        assert!(said.contains("\"explode\"") && said.contains("hold, drain"), "{said}");
+    }
+}
