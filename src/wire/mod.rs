@@ -9,6 +9,7 @@ pub mod fields;
 pub mod malformed;
 pub mod message;
 pub mod registration;
+pub mod snapshot;
 pub mod subject;
 pub mod submission;
 pub mod turn;
