@@ -43,11 +43,7 @@ pub(super) async fn commit(shared: &Shared, turn: &Arc<TurnRecord>) -> Commit {
         }
         *checked = connects;
     }
-    let answer = settle(shared, turn).await.unwrap_or_else(answer);
-    if answer == Commit::Done {
-        shared.wrote(turn.id);
-    }
-    answer
+    settle(shared, turn).await.unwrap_or_else(answer)
 }
 
 async fn settle(shared: &Shared, turn: &Arc<TurnRecord>) -> Result<Commit, Trouble> {
@@ -79,6 +75,7 @@ async fn settle(shared: &Shared, turn: &Arc<TurnRecord>) -> Result<Commit, Troub
                 _ => acceptance::answer(turn, None, &head),
             });
         }
+        shared.known().iter_mut().for_each(|known| known.tries(turn.id));
         match publish(&shared.bucket, &turn_key(turn.number), encoded.bytes().to_vec(), sequence).await {
             Published::At(place) => {
                 shared.take_in(place, turn)?;

@@ -147,7 +147,8 @@ impl Follower {
         if last >= self.after {
             return Ok(1); // dropped; the next one may still be there
         }
-        if self.sequence.is_none() {
+        let seen = self.shared.seen().map_or(0, |(_, head)| head.number);
+        if self.sequence.is_none() && seen < self.after {
             return Err(Stop::Say(Follow::Behind));
         }
         let why = format!("the log ends with turn {last}, and turn {} was seen", self.after);

@@ -20,6 +20,8 @@ pub(super) struct Known {
     /// The last sequence that was read or written.
     pub(super) sequence: u64,
     pub(super) head: Head,
+    /// The turn that this process tried last.
+    tried: Option<TurnId>,
     /// The latest turns and where they stand, the head last.
     turns: VecDeque<(TurnId, u64)>,
     /// What the snapshot has not heard of yet.
@@ -32,6 +34,8 @@ pub(super) struct News {
     /// All rows as they stood before `turns`; nothing if what was said before still holds.
     pub(super) rows: Option<(Head, Vec<Row>)>,
     pub(super) turns: Vec<Arc<TurnRecord>>,
+    /// Whether any of it was written by another process.
+    pub(super) of_others: bool,
 }
 
 /// What a turn that was read means for what is known.
@@ -48,8 +52,8 @@ pub(super) enum Step {
 impl Known {
     /// Everything there is, just loaded.
     pub(super) fn new(sequence: u64, head: Head, turns: VecDeque<(TurnId, u64)>, rows: Vec<Row>) -> Self {
-        let news = News { rows: Some((head, rows)), turns: Vec::new() };
-        Self { sequence, head, turns, news }
+        let news = News { rows: Some((head, rows)), turns: Vec::new(), of_others: true };
+        Self { sequence, head, tried: None, turns, news }
     }
 
     /// Takes in a turn that was read or written at `sequence`.
@@ -66,6 +70,7 @@ impl Known {
                 self.turns.pop_front();
             }
             self.news.turns.push(turn.clone());
+            self.news.of_others |= !self.is_ours();
             return Step::Known;
         }
         match self.standing(turn.number) {
@@ -101,8 +106,13 @@ impl Known {
         std::mem::take(&mut self.news)
     }
 
-    /// How many turns wait to be heard of.
-    pub(super) fn unheard(&self) -> usize {
-        self.news.turns.len()
+    /// Notes that this process tries a turn: if it comes to stand there, it is ours.
+    pub(super) fn tries(&mut self, turn: TurnId) {
+        self.tried = Some(turn);
+    }
+
+    /// Whether this process wrote the last turn.
+    pub(super) fn is_ours(&self) -> bool {
+        self.tried == Some(self.head.id)
     }
 }

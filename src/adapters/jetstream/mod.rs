@@ -6,7 +6,8 @@
 //! was seen of it has lost turns: from then on nothing is written to it or followed.
 //!
 //! `bucket` makes and asks it, `reader` reads it in order, `publish` writes one message, `known` is what this
-//! process knows of its end; `commit`, `load`, `follow` and `log` are the port.
+//! process knows of its end; `commit`, `load`, `follow` and `log` are the port. `snapshot` writes the rows beside
+//! the turns, on the pages that `pages` lays out.
 
 mod bucket;
 mod commit;
@@ -17,6 +18,7 @@ mod log;
 mod pages;
 mod publish;
 mod reader;
+mod snapshot;
 mod trouble;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,9 +32,10 @@ use uuid::Uuid;
 
 use self::bucket::Bucket;
 use self::known::{Known, Step};
+use self::snapshot::Snapshot;
 use self::trouble::Trouble;
 use crate::broker::Connection;
-use crate::model::{Head, TurnId, TurnRecord};
+use crate::model::{Head, TurnRecord};
 use crate::ports::{Budget, Commit, Follow, Load, Table, TableError};
 use crate::wire::subject::Names;
 
@@ -78,8 +81,7 @@ struct Shared {
     /// Who holds it writes: one at a time, so that each knows the last sequence. What it holds is the number of
     /// connections after which the bucket was last looked at.
     writing: tokio::sync::Mutex<u64>,
-    /// The last turn this process has written.
-    written: Mutex<Option<TurnId>>,
+    snapshot: tokio::sync::Mutex<Snapshot>,
     /// Why nothing is written or followed any more, if so.
     lost: watch::Sender<Option<Arc<str>>>,
     /// Since when the bucket has been saying that it ends before what was seen.
@@ -111,11 +113,13 @@ impl JetStreamTable {
             options,
             known: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
-            written: Mutex::default(),
+            snapshot: tokio::sync::Mutex::default(),
             lost: watch::Sender::new(None),
             doubted: Mutex::default(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Arc::new(shared);
+        tokio::spawn(snapshot::keep(Arc::downgrade(&shared)));
+        Ok(Self { shared })
     }
 
     /// The id drawn when the table was made.
@@ -146,11 +150,6 @@ impl Shared {
             Step::Contradiction(why) => Err(self.is_lost(why)),
             step => Ok(step),
         }
-    }
-
-    /// Notes that this process wrote a turn.
-    fn wrote(&self, turn: TurnId) {
-        *self.written.lock().expect("a plain value") = Some(turn);
     }
 
     /// The bucket's last sequence, which is not before the one seen.
@@ -235,7 +234,7 @@ impl Table for JetStreamTable {
     }
 
     async fn compact(&self) -> Result<(), TableError> {
-        Ok(())
+        snapshot::compact(&self.shared).await.map_err(|why| self.shared.error(why))
     }
 
     fn budget(&self) -> Budget {
