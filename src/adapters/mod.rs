@@ -6,11 +6,13 @@
 mod acceptance;
 pub mod faulty;
 mod following;
+pub mod jetstream;
 pub mod memory;
 pub mod redb;
 pub mod system_clock;
 
 pub use faulty::{Fault, FaultyTable};
+pub use jetstream::JetStreamTable;
 pub use memory::MemoryTable;
 pub use redb::RedbTable;
 pub use system_clock::SystemClock;

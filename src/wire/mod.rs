@@ -12,6 +12,7 @@ pub mod malformed;
 pub mod message;
 pub mod refusal;
 pub mod registration;
+pub mod snapshot;
 pub mod subject;
 pub mod submission;
 pub mod turn;

@@ -1,0 +1,381 @@
+//! The rows as pages: which row stands on which page, and which pages must be written again.
+//!
+//! Laws, on which reading a half-written snapshot rests:
+//! - a row leaves its page only after it has changed since the pointer was written, so that the turns after the
+//!   pointer's have it; whatever has not changed stands on exactly one of the pointer's pages;
+//! - pages are the property of the leadership that made them: their names have the turn they were made for, no
+//!   other leadership uses them, and a new one begins with pages of its own;
+//! - a page is only written again if a row on it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::model::{Change, Head, Key, Row, TaskState, TurnRecord};
+use crate::wire::snapshot::{Pointer, encode_page};
+use crate::wire::turn::encode_row;
+
+/// The first part of a page's key, by what its rows are.
+pub(super) const FOLDERS: [&str; 6] = ["pending", "assigned", "ended", "runners", "specs", "other"];
+
+/// How large a page becomes, in bytes; only a single row may be larger.
+const PAGE_BYTES: usize = 256 << 10;
+
+/// The name of a page: `pending.3118-4` is the fifth page made for turn 3118.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PageId {
+    folder: &'static str,
+    /// The turn it was made for.
+    pub(super) made: u64,
+    number: u32,
+}
+
+/// All rows after one turn, and the pages they stand on.
+#[derive(Debug)]
+pub(super) struct Pages {
+    head: Head,
+    rows: FxHashMap<Key, Row>,
+    /// What the rows' pages do not say yet.
+    changed: FxHashSet<Key>,
+    /// Where each row stands, and how many bytes it takes there.
+    places: FxHashMap<Key, (PageId, usize)>,
+    pages: BTreeMap<PageId, Page>,
+    /// How many pages were made for this turn.
+    made: (u64, u32),
+}
+
+#[derive(Debug, Default)]
+struct Page {
+    rows: BTreeSet<Key>,
+    bytes: usize,
+    /// Whether it says anything but its rows.
+    stale: bool,
+    /// The turn it was last written for.
+    written: Option<u64>,
+}
+
+impl PageId {
+    /// The page a key names, if it names one.
+    pub(super) fn parse(key: &str) -> Option<Self> {
+        let (folder, name) = key.split_once('.')?;
+        let folder = FOLDERS.into_iter().find(|known| *known == folder)?;
+        let (made, number) = name.split_once('-')?;
+        Some(Self { folder, made: made.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
+impl fmt::Display for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}-{}", self.folder, self.made, self.number)
+    }
+}
+
+impl Pages {
+    /// Rows that stand on no page yet.
+    pub(super) fn of(head: Head, rows: Vec<Row>) -> Self {
+        let rows: FxHashMap<Key, Row> = rows.into_iter().map(|row| (row.key(), row)).collect();
+        let mut pages = Self {
+            head,
+            rows,
+            changed: FxHashSet::default(),
+            places: FxHashMap::default(),
+            pages: BTreeMap::new(),
+            made: (0, 0),
+        };
+        pages.begin_anew();
+        pages
+    }
+
+    /// Leaves all pages to others.
+    pub(super) fn begin_anew(&mut self) {
+        self.places.clear();
+        self.pages.clear();
+        self.changed = self.rows.keys().cloned().collect();
+    }
+
+    /// Takes in the next turn.
+    pub(super) fn turn(&mut self, turn: &TurnRecord) {
+        debug_assert_eq!(turn.number, self.head.number + 1, "turns are taken in one after the other");
+        for change in &turn.changes {
+            let key = change.key();
+            match change {
+                Change::Put(row) => self.rows.insert(key.clone(), row.clone()),
+                Change::Delete(key) => self.rows.remove(key),
+            };
+            self.changed.insert(key);
+        }
+        self.head = turn.head();
+    }
+
+    /// The turn the rows stand for.
+    pub(super) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Whether any row has changed since it was last put on a page.
+    pub(super) fn changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Puts every row that has changed on a page, and takes those that are gone off theirs.
+    pub(super) fn arrange(&mut self) {
+        let mut changed: Vec<Key> = std::mem::take(&mut self.changed).into_iter().collect();
+        changed.sort_unstable();
+        let mut open: FxHashMap<&'static str, PageId> = FxHashMap::default();
+        for key in changed {
+            let Some(row) = self.rows.get(&key) else {
+                self.take_off(&key);
+                continue;
+            };
+            let (folder, bytes) = (folder(row), encode_row(row).len() + 1);
+            if !self.stays(&key, folder, bytes) {
+                self.take_off(&key);
+                let page = self.with_room(folder, bytes, &mut open);
+                self.put_on(page, key, bytes);
+            }
+        }
+    }
+
+    /// The pages that have to be written, with what to write.
+    pub(super) fn stale(&self) -> Vec<PageId> {
+        let stale = |(id, page): (&PageId, &Page)| (page.stale && !page.rows.is_empty()).then_some(*id);
+        self.pages.iter().filter_map(stale).collect()
+    }
+
+    /// A page as it is to be written.
+    pub(super) fn encode(&self, id: PageId) -> Vec<u8> {
+        let rows = self.pages.get(&id).into_iter().flat_map(|page| &page.rows);
+        encode_page(self.head.number, rows.filter_map(|key| self.rows.get(key)))
+    }
+
+    /// Notes that a page was written as it is.
+    pub(super) fn wrote(&mut self, id: PageId) {
+        if let Some(page) = self.pages.get_mut(&id) {
+            page.stale = false;
+            page.written = Some(self.head.number);
+        }
+    }
+
+    /// The pointer to the pages, once none of them is stale; `sequence` is where the turn stands they are for.
+    pub(super) fn pointer(&self, format: u32, sequence: u64) -> Pointer {
+        let pages = self.pages.iter().filter(|(_, page)| !page.rows.is_empty());
+        Pointer {
+            format,
+            turn: self.head.number,
+            sequence,
+            head: self.head,
+            pages: pages.map(|(id, page)| (id.to_string(), page.written.unwrap_or(u64::MAX))).collect(),
+        }
+    }
+
+    /// Forgets the pages that no row stands on any more, and names those of them that were ever written.
+    pub(super) fn drop_empty(&mut self) -> Vec<PageId> {
+        let mut written = Vec::new();
+        self.pages.retain(|id, page| {
+            let empty = page.rows.is_empty();
+            written.extend(page.written.filter(|_| empty).map(|_| *id));
+            !empty
+        });
+        written
+    }
+
+    /// Whether a page is one of these.
+    pub(super) fn has(&self, id: PageId) -> bool {
+        self.pages.contains_key(&id)
+    }
+
+    /// Leaves a row where it is, if it may stand there.
+    fn stays(&mut self, key: &Key, folder: &str, bytes: usize) -> bool {
+        let Some((id, before)) = self.places.get_mut(key) else { return false };
+        let Some(page) = self.pages.get_mut(id) else { return false };
+        let after = page.bytes - *before + bytes;
+        if id.folder != folder || (after > PAGE_BYTES && page.rows.len() > 1) {
+            return false;
+        }
+        (page.bytes, page.stale, *before) = (after, true, bytes);
+        true
+    }
+
+    fn take_off(&mut self, key: &Key) {
+        let Some((id, bytes)) = self.places.remove(key) else { return };
+        if let Some(page) = self.pages.get_mut(&id) {
+            page.rows.remove(key);
+            page.bytes -= bytes;
+            page.stale = true;
+        }
+    }
+
+    fn put_on(&mut self, id: PageId, key: Key, bytes: usize) {
+        let page = self.pages.entry(id).or_default();
+        page.rows.insert(key.clone());
+        page.bytes += bytes;
+        page.stale = true;
+        self.places.insert(key, (id, bytes));
+    }
+
+    /// A page with room for a row: one that is written anyway, else one that is half empty, else a new one.
+    fn with_room(
+        &mut self,
+        folder: &'static str,
+        bytes: usize,
+        open: &mut FxHashMap<&'static str, PageId>,
+    ) -> PageId {
+        let room = |page: &Page| page.bytes + bytes <= PAGE_BYTES;
+        if let Some(id) = open.get(folder).filter(|id| self.pages.get(id).is_some_and(room)) {
+            return *id;
+        }
+        let mut of_folder = self.pages.iter().filter(|(id, page)| id.folder == folder && room(page));
+        let found = of_folder.clone().find(|(_, page)| page.stale);
+        let found = found.or_else(|| of_folder.find(|(_, page)| page.bytes <= PAGE_BYTES / 2));
+        let id = match found {
+            Some((id, _)) => *id,
+            None => self.new_page(folder),
+        };
+        open.insert(folder, id);
+        id
+    }
+
+    fn new_page(&mut self, folder: &'static str) -> PageId {
+        let made = self.head.number;
+        self.made = if self.made.0 == made { (made, self.made.1 + 1) } else { (made, 0) };
+        PageId { folder, made, number: self.made.1 }
+    }
+}
+
+/// Whether a key is that of a page.
+pub(super) fn is_page(key: &str) -> bool {
+    key.split_once('.').is_some_and(|(folder, _)| FOLDERS.contains(&folder))
+}
+
+/// Where a row stands: what changes often apart from what hardly ever does.
+fn folder(row: &Row) -> &'static str {
+    match row {
+        Row::Task(task) => match task.state {
+            TaskState::Pending { .. } => "pending",
+            TaskState::Assigned(_) | TaskState::Running(_) => "assigned",
+            TaskState::Ended(_) => "ended",
+        },
+        Row::Runner(_) => "runners",
+        Row::Spec { .. } => "specs",
+        Row::Queue(_) | Row::Class(_) | Row::EarlyCancel(_) | Row::Pool(_) => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::turn::FORMAT;
+    use crate::model::{Id, Time, TurnId};
+    use crate::wire::snapshot::decode_page;
+
+    fn id(text: &str) -> Id {
+        Id::parse(text).expect("a name")
+    }
+
+    fn spec(name: &str, bytes: usize) -> Change {
+        Change::Put(Row::Spec { id: id(name), body: "x".repeat(bytes).into() })
+    }
+
+    fn gone(name: &str) -> Change {
+        Change::Delete(Key::Spec(id(name)))
+    }
+
+    /// Takes in one turn with these changes, and writes what has become stale.
+    fn write(pages: &mut Pages, changes: Vec<Change>) -> Vec<String> {
+        pages.turn(&TurnRecord {
+            format: FORMAT,
+            number: pages.head().number + 1,
+            id: TurnId { leader: Uuid::nil(), counter: 1 },
+            epoch: 1,
+            at: Time(0),
+            released: false,
+            changes,
+            facts: vec![],
+        });
+        pages.arrange();
+        let stale = pages.stale();
+        for page in &stale {
+            assert!(pages.encode(*page).len() <= PAGE_BYTES + 100, "{page}");
+            pages.wrote(*page);
+        }
+        stale.iter().map(PageId::to_string).collect()
+    }
+
+    #[test]
+    fn only_pages_with_a_changed_row_are_written_again() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        let many = (0..10).map(|n| spec(&format!("t{n}"), 60 << 10)).collect();
+        assert_eq!(write(&mut pages, many), ["specs.1-0", "specs.1-1", "specs.1-2"]);
+        assert_eq!(write(&mut pages, vec![]), [""; 0]);
+        let changed = pages.places[&Key::Spec(id("t5"))].0.to_string();
+        for change in [spec("t5", 60 << 10), gone("t5")] {
+            assert_eq!(write(&mut pages, vec![change]), std::slice::from_ref(&changed));
+        }
+    }
+
+    #[test]
+    fn a_row_that_did_not_change_stays_where_it_is() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        write(&mut pages, (0..40).map(|n| spec(&format!("t{n}"), 30 << 10)).collect());
+        for round in 0..20_u32 {
+            let before = pages.places.clone();
+            let touched: Vec<String> = (0..5).map(|n| format!("t{}", (round * 7 + n * 11) % 40)).collect();
+            let change = |(n, name): (usize, &String)| match n {
+                0 => gone(name),
+                _ => spec(name, (1 + (n + round as usize) % 4) * 20_000),
+            };
+            write(&mut pages, touched.iter().enumerate().map(change).collect());
+            for (key, (page, _)) in &before {
+                let Key::Spec(name) = key else { panic!("another row") };
+                if !touched.contains(&name.to_string()) {
+                    assert_eq!(pages.places[key].0, *page, "{name}");
+                }
+            }
+            let mut on_pages: Vec<Row> = Vec::new();
+            for page in pages.pages.keys() {
+                on_pages.extend(decode_page(&pages.encode(*page)).expect("a page").rows);
+            }
+            assert_eq!(on_pages.len(), pages.rows.len());
+            assert!(on_pages.iter().all(|row| pages.rows.get(&row.key()) == Some(row)));
+        }
+    }
+
+    #[test]
+    fn a_page_without_rows_is_dropped_if_it_was_ever_written() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        write(&mut pages, vec![spec("t1", 10)]);
+        assert_eq!(write(&mut pages, vec![gone("t1")]), [""; 0]);
+        assert_eq!(pages.pointer(FORMAT, 9).pages.len(), 0);
+        assert_eq!(pages.drop_empty(), [PageId::parse("specs.1-0").expect("a page")]);
+        assert_eq!(pages.drop_empty(), []);
+    }
+
+    #[test]
+    fn a_new_leadership_uses_no_page_of_another() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        write(&mut pages, vec![spec("t1", 10), spec("t2", 10)]);
+        pages.begin_anew();
+        assert_eq!(write(&mut pages, vec![]), ["specs.2-0"]);
+        assert!(!pages.has(PageId::parse("specs.1-0").expect("a page")));
+    }
+
+    #[test]
+    fn a_row_larger_than_a_page_has_one_of_its_own() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        pages.turn(&TurnRecord {
+            format: FORMAT,
+            number: 1,
+            id: Head::empty().id,
+            epoch: 1,
+            at: Time(0),
+            released: false,
+            changes: vec![spec("t1", PAGE_BYTES + 9), spec("t2", 10)],
+            facts: vec![],
+        });
+        pages.arrange();
+        assert_eq!(pages.stale().len(), 2);
+    }
+}

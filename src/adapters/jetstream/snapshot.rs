@@ -1,0 +1,220 @@
+//! The snapshot: written beside the turns by whoever writes them, so that old turns can be dropped.
+//!
+//! Laws: only a process whose own turn is the last one writes, and each write names the last sequence it knows,
+//! so one that leads no longer writes nothing. The pages come first, the pointer to them last, and what neither
+//! names is dropped after that; of the log, only turns that the pointer covers, and never the last 1,000. A name
+//! is dropped for good: pages carry the turn they were made for, and nobody drops a page that is younger than
+//! its own snapshot, so a leader that slept cannot hurt the next one.
+//!
+//! A turn waits for at most one page that is on its way.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::bucket::{POINTER, turn_key};
+use super::known::News;
+use super::log::TURNS;
+use super::pages::{FOLDERS, PageId, Pages};
+use super::publish::{Published, publish};
+use super::trouble::Trouble;
+use crate::model::turn::FORMAT;
+use crate::ports::table::TURNS_KEPT;
+use crate::wire::snapshot::{decode_pointer, encode_pointer};
+
+/// How often it is looked whether there is anything to write, at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How many turns without a change make a new pointer worth writing: the log would only grow.
+const EMPTY_TURNS: u64 = TURNS_KEPT / 2;
+/// How often a write is tried that the server is too busy for.
+const TRIES: u32 = 8;
+/// How long is waited before that, times the tries so far.
+const BUSY: Duration = Duration::from_millis(5);
+
+/// What this process knows of the snapshot.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    /// Nothing until the table was loaded once.
+    pages: Option<Arc<Mutex<Pages>>>,
+    /// The turn of the last pointer this leadership has written.
+    pointer: Option<u64>,
+    /// Where the last turn stands that the pages have taken in, if this process wrote it.
+    ours: Option<u64>,
+    /// Whether the pages were begun and the pointer to them not written.
+    unfinished: bool,
+    /// Whether pages may lie around that no pointer names.
+    untidy: bool,
+    tried: Option<Instant>,
+}
+
+/// Keeps the snapshot young for as long as the table is open.
+pub(super) async fn keep(table: Weak<Shared>) {
+    loop {
+        let Some(every) = table.upgrade().map(|shared| shared.options.snapshot_every) else { return };
+        tokio::time::sleep((every / 4).clamp(Duration::from_millis(10), LOOK_EVERY)).await;
+        let Some(shared) = table.upgrade() else { return };
+        let mut snapshot = shared.snapshot.lock().await;
+        snapshot.hear(&shared);
+        if snapshot.is_due(every) {
+            snapshot.tried = Some(Instant::now());
+            match snapshot.write(&shared).await {
+                Ok(()) => {}
+                Err(Trouble::Unclear(why)) => tracing::debug!(%why, "snapshot was not finished"),
+                Err(why) => tracing::warn!(why = why.why(), "snapshot was not written"),
+            }
+        }
+    }
+}
+
+/// Drops the turns that the snapshot covers from the log, but never the last 1,000. Who writes the turns first
+/// brings the snapshot up to where it covers them.
+pub(super) async fn compact(shared: &Arc<Shared>) -> Result<(), Trouble> {
+    let mut snapshot = shared.snapshot.lock().await;
+    snapshot.hear(shared);
+    let Some(wanted) = shared.seen().and_then(|(_, head)| head.number.checked_sub(TURNS_KEPT)) else {
+        return Ok(());
+    };
+    if snapshot.ours.is_some() && snapshot.pointer.is_none_or(|covered| covered < wanted) {
+        snapshot.write(shared).await?;
+    }
+    let bucket = &shared.bucket;
+    let covered = match bucket.last(POINTER).await? {
+        Some(pointer) => decode_pointer(&pointer.bytes)?.turn,
+        None => return Ok(()),
+    };
+    let first_kept = wanted.min(covered) + 1;
+    let first = bucket.last(&turn_key(first_kept)).await?;
+    let before = bucket.last(&turn_key(first_kept - 1)).await?;
+    if let (Some(first), Some(_)) = (first, before) {
+        bucket.drop_messages(TURNS, Some(first.sequence)).await?;
+    }
+    if let Some(known) = shared.known().as_mut() {
+        known.dropped_before(first_kept);
+    }
+    Ok(())
+}
+
+impl Snapshot {
+    /// Takes in what has become known since the last time.
+    fn hear(&mut self, shared: &Shared) {
+        let (News { rows, turns, of_others }, ours) = match shared.known().as_mut() {
+            Some(known) => (known.take_news(), known.is_ours().then_some(known.sequence)),
+            None => return,
+        };
+        self.ours = ours;
+        if of_others {
+            (self.pointer, self.untidy) = (None, true);
+        }
+        if let Some((head, rows)) = rows {
+            self.pages = Some(Arc::new(Mutex::new(Pages::of(head, rows))));
+        }
+        let Some(mut pages) = self.pages.as_deref().map(hold) else { return };
+        if of_others {
+            pages.begin_anew();
+        }
+        turns.iter().for_each(|turn| pages.turn(turn));
+    }
+
+    fn is_due(&self, every: Duration) -> bool {
+        let Some(pages) = self.pages.as_deref().filter(|_| self.ours.is_some()).map(hold) else {
+            return false;
+        };
+        let old = self.tried.is_none_or(|tried| tried.elapsed() >= every);
+        let covered = self.pointer.unwrap_or(0);
+        old && (self.unfinished || pages.changed() || pages.head().number >= covered + EMPTY_TURNS)
+    }
+
+    /// Writes the pages that have changed, then the pointer, then drops what it no longer names.
+    async fn write(&mut self, shared: &Shared) -> Result<(), Trouble> {
+        let Some(sequence) = self.ours else { return Ok(()) };
+        let Some(pages) = self.pages.clone() else { return Ok(()) };
+        self.unfinished = true;
+        // Every changed row is encoded once to be measured: off the asynchronous threads.
+        let arranged = pages.clone();
+        if let Err(why) = spawn_blocking(move || hold(&arranged).arrange()).await {
+            hold(&pages).begin_anew();
+            return Err(Trouble::unclear("arrange the snapshot", &why));
+        }
+        let stale = hold(&pages).stale();
+        for page in stale {
+            let bytes = hold(&pages).encode(page);
+            write(shared, &page.to_string(), bytes).await?;
+            hold(&pages).wrote(page);
+        }
+        let pointer = hold(&pages).pointer(FORMAT, sequence);
+        write(shared, POINTER, encode_pointer(&pointer)).await?;
+        (self.pointer, self.unfinished) = (Some(pointer.turn), false);
+
+        let untidy = std::mem::replace(&mut self.untidy, true);
+        let empty = hold(&pages).drop_empty();
+        for page in empty {
+            shared.bucket.drop_messages(&page.to_string(), None).await?;
+        }
+        if untidy {
+            tidy(shared, &pages, pointer.turn).await?;
+        }
+        self.untidy = false;
+        Ok(())
+    }
+}
+
+fn hold(pages: &Mutex<Pages>) -> MutexGuard<'_, Pages> {
+    pages.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes one part, directly after everything that is known, if this process still wrote the last turn.
+async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble> {
+    for tries in 1..=TRIES {
+        let _writing = shared.writing.lock().await;
+        if let Some(why) = shared.lost() {
+            return Err(Trouble::Lost(why.to_string()));
+        }
+        let after = shared.known().as_ref().and_then(|known| known.is_ours().then_some(known.sequence));
+        let Some(after) = after else {
+            return Err(Trouble::Unclear("another process writes the turns now".to_owned()));
+        };
+        match publish(&shared.bucket, key, bytes.clone(), after).await {
+            Published::At(sequence) => {
+                if let Some(known) = shared.known().as_mut() {
+                    known.no_turn_until(sequence);
+                }
+                return Ok(());
+            }
+            Published::Elsewhere(last) if last < after => return Err(shared.ends_before(last, after)),
+            Published::Elsewhere(last) => {
+                return Err(Trouble::Unclear(format!(
+                    "{key}: the last sequence is {last}, {after} was expected"
+                )));
+            }
+            Published::Busy(why) if tries == TRIES => return Err(Trouble::Unclear(why)),
+            Published::Busy(_) => {}
+            Published::Refused(why) => return Err(Trouble::Unusable(format!("{key}: {why}"))),
+            Published::Unknown(why) => return Err(Trouble::Unclear(why)),
+        }
+        drop(_writing);
+        tokio::time::sleep(BUSY * tries).await;
+    }
+    Ok(())
+}
+
+/// Drops the pages that earlier leaderships have left behind.
+async fn tidy(shared: &Shared, pages: &Mutex<Pages>, turn: u64) -> Result<(), Trouble> {
+    for folder in FOLDERS {
+        let filter = shared.bucket.names.key(&format!("{folder}.*"));
+        let listed = shared.bucket.stream.info_with_subjects(filter).await;
+        let listed = listed.map_err(|why| Trouble::unclear("list the pages", &why))?;
+        let subjects: Vec<(String, usize)> =
+            listed.try_collect().await.map_err(|why| Trouble::unclear("list the pages", &why))?;
+        for (subject, _) in subjects {
+            let id = shared.bucket.key_of(&subject).and_then(PageId::parse);
+            if let Some(id) = id.filter(|id| id.made < turn && !hold(pages).has(*id)) {
+                shared.bucket.drop_messages(&id.to_string(), None).await?;
+            }
+        }
+    }
+    Ok(())
+}
