@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runner", &["model", "ports", "wire", "broker"]),
     ("nats", &["model", "core", "ports", "runtime", "wire", "telemetry", "broker"]),
     ("telemetry", &["model"]),
-    ("config", &["model", "core", "wire", "telemetry"]),
+    ("config", &["model", "core", "wire", "telemetry", "broker"]),
     ("http", &["model", "core", "ports", "runtime", "wire", "telemetry", "config"]),
     ("simulation", &["model", "core", "ports", "runtime", "runner", "adapters", "wire"]),
 ];

@@ -12,14 +12,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::jetstream::SetupError;
 use crate::adapters::{RedbTable, SystemClock};
+use crate::broker::ConnectError;
 use crate::config;
 use crate::core::Settings;
 use crate::http::{self, Context, LocalOutbox};
 use crate::ports::{Clock, History, Table, TableError};
 use crate::ports::{Inbox, Outbox};
 use crate::runtime::member::{self, DoorInbox};
-use crate::runtime::{Handle, Member, Stopped};
+use crate::runtime::{Handle, Member, Report, Stopped};
 use crate::telemetry::{Metrics, logs};
 
 /// A dispatcher that runs in this process.
@@ -31,7 +33,7 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     pub outbox: Arc<LocalOutbox>,
     /// Ends when the table is closed.
-    finished: JoinHandle<Stopped>,
+    pub(super) finished: JoinHandle<Stopped>,
 }
 
 impl Running {
@@ -51,6 +53,10 @@ impl Running {
 pub enum StartError {
     #[error(transparent)]
     Table(#[from] TableError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     #[error("listen on {address}: {why}; stop what listens there or choose another address (server.listen)")]
     Listen { address: SocketAddr, why: io::Error },
 }
@@ -90,20 +96,12 @@ pub async fn compose(
     let unknown: SocketAddr = ([0, 0, 0, 0], 0).into();
     let address = listener.local_addr().map_err(|why| StartError::Listen { address: unknown, why })?;
     let metrics = Arc::new(Metrics::new());
-    let counted = metrics.clone();
-    let report = Box::new(move |turn: &crate::model::TurnRecord, took: crate::runtime::Took| {
-        logs::log(&turn.facts);
-        counted.record(&turn.facts);
-        counted.turn_committed(turn.changes.len(), took.decide, took.commit);
-        let (number, changes, facts) = (turn.number, turn.changes.len(), turn.facts.len());
-        tracing::debug!(turn = number, changes, facts, ?took, "turn committed");
-    });
     let member = member::Parts {
         replica: uuid::Uuid::now_v7(),
         table: parts.table,
         settings: parts.decisions.clone(),
         clock: parts.clock.clone(),
-        report,
+        report: report(&metrics),
     };
     let mut made = None;
     let (member, handle) = Member::open(member, |handle| {
@@ -121,6 +119,7 @@ pub async fn compose(
         metrics: metrics.clone(),
         settings: parts.decisions,
         clock: parts.clock,
+        board: None,
     };
     tracing::info!(%address, "dispatcher started");
     let finished = tokio::spawn(run(member, context, listener, stop));
@@ -145,4 +144,16 @@ async fn run(member: Member, context: Context, listener: TcpListener, stop: Canc
     let stopped = (&mut deciding).await.expect("the turn loop does not panic");
     tracing::info!(?stopped, "dispatcher stopped");
     stopped
+}
+
+/// Logs and counts each committed turn.
+pub(super) fn report(metrics: &Arc<Metrics>) -> Report {
+    let counted = metrics.clone();
+    Box::new(move |turn, took| {
+        logs::log(&turn.facts);
+        counted.record(&turn.facts);
+        counted.turn_committed(turn.changes.len(), took.decide, took.commit);
+        let (number, changes, facts) = (turn.number, turn.changes.len(), turn.facts.len());
+        tracing::debug!(turn = number, changes, facts, ?took, "turn committed");
+    })
 }

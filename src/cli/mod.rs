@@ -22,6 +22,7 @@ mod ps;
 mod runner;
 mod runners;
 mod serve;
+mod shared;
 mod signals;
 mod submit;
 mod table;

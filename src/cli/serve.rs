@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::failure::Failure;
 use super::paper::Paper;
-use super::{Form, LogForm, LogLevel, embedded, signals};
+use super::{Form, LogForm, LogLevel, embedded, shared, signals};
 use crate::config::{self, Flag};
 use crate::runtime::Stopped;
 use crate::telemetry::logs;
@@ -29,36 +29,36 @@ pub(super) struct Serve {
     /// The least important level that is written [default: info]
     #[arg(long, value_enum)]
     log_level: Option<LogLevel>,
-    /// Keep the table in NATS (not in this version yet)
-    #[arg(long, hide = true)]
+    /// Share the table over NATS with other replicas, at one or more addresses separated by commas
+    #[arg(long, env = "LONGSHORE_NATS", value_name = "URL", hide_env_values = true)]
     nats: Option<String>,
 }
 
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        if self.nats.is_some() {
-            let why =
-                "--nats: not in this version yet; leave it out, and the table is kept in a file (--data DIR)";
-            return Err(Failure::Usage(why.to_owned()));
-        }
         let settings = self.settings()?;
         logs::install(settings.log);
         let stop = signals::stop_asked()?;
-        let running = embedded::start(&settings, stop.clone()).await?;
+        let (running, place) = match &settings.nats {
+            Some(nats) => {
+                let place = format!("on {}", nats.server.url);
+                (shared::start(&settings, nats, stop.clone()).await?, place)
+            }
+            None => {
+                let place = format!("in {}", settings.server.data.display());
+                (embedded::start(&settings, stop.clone()).await?, place)
+            }
+        };
         let url = running.url();
-        let data = settings.server.data.display();
         let next = format!("next: longshore runner --url {url}");
         Paper::new(Form { json: false })
-            .line(format!("longshore listens on {url} and keeps its table in {data}; {next}"));
+            .line(format!("longshore listens on {url} and keeps its table {place}; {next}"));
         match running.finished().await {
             Stopped::Released => Ok(()),
-            Stopped::Deposed => {
-                Err(Failure::Broken(format!("another process writes to the table in {data}")))
-            }
+            Stopped::Deposed => Err(Failure::Broken(format!("another process writes to the table {place}"))),
             Stopped::InTrouble(why) => {
-                let why = format!(
-                    "the table in {data} took nothing at the end: {why}; nothing acknowledged is lost"
-                );
+                let why =
+                    format!("the table {place} took nothing at the end: {why}; nothing acknowledged is lost");
                 Err(Failure::Broken(why))
             }
         }
@@ -69,6 +69,7 @@ impl Serve {
         let flags = [
             ("--data", "server.data", self.data.clone()),
             ("--listen", "server.listen", self.listen.clone()),
+            ("--nats", "nats.url", self.nats.clone()),
             ("--log", "log.format", self.log.map(|form| word(&form))),
             ("--log-level", "log.level", self.log_level.map(|level| word(&level))),
         ];

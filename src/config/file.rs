@@ -18,6 +18,7 @@ use crate::model::time::{parse_span, span};
 pub struct File {
     pub class: Vec<ClassSection>,
     pub server: ServerSection,
+    pub nats: NatsSection,
     pub log: LogSection,
     pub defaults: DefaultsSection,
     pub placement: PlacementSection,
@@ -35,6 +36,49 @@ pub struct File {
 pub struct ServerSection {
     pub listen: String,
     pub data: String,
+}
+
+/// `[nats]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct NatsSection {
+    pub url: String,
+    pub credentials: String,
+    pub user: String,
+    pub password: String,
+    pub inbox: String,
+    pub pools: Vec<String>,
+    pub take_over: Span,
+    pub window: i64,
+    pub ahead: i64,
+    pub replicas: i64,
+    pub table_bytes: Amount,
+    pub submit_bytes: Amount,
+    pub report_bytes: Amount,
+    pub history_bytes: Amount,
+    pub history_age: Span,
+}
+
+impl Default for NatsSection {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            credentials: String::new(),
+            user: String::new(),
+            password: String::new(),
+            inbox: String::new(),
+            pools: vec!["default".to_owned()],
+            take_over: Span(Duration::from_secs(3)),
+            window: 10_000,
+            ahead: 0,
+            replicas: 1,
+            table_bytes: Amount::memory(1 << 30),
+            submit_bytes: Amount::memory(8 << 30),
+            report_bytes: Amount::memory(1 << 30),
+            history_bytes: Amount::memory(1 << 30),
+            history_age: Span(Duration::from_secs(7 * 86_400)),
+        }
+    }
 }
 
 /// `[log]`
@@ -136,6 +180,7 @@ impl Default for File {
         Self {
             class: Vec::new(),
             server: ServerSection { listen: "127.0.0.1:8080".to_owned(), data: "longshore-data".to_owned() },
+            nats: NatsSection::default(),
             log: LogSection { format: "text".to_owned(), level: "info".to_owned() },
             defaults: DefaultsSection {
                 cpu: Amount::Text(crate::model::resources::amount_text("cpu", core.default_resources.cpu)),

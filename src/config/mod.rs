@@ -10,8 +10,11 @@ mod validate;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::broker;
 use crate::core::settings::Settings as Decisions;
+use crate::model::Id;
 use crate::telemetry::logs::Logging;
 
 pub use file::{ClassSection, File};
@@ -21,6 +24,8 @@ pub use layers::Flag;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub server: Server,
+    /// Where the table is shared over NATS, if it is.
+    pub nats: Option<Nats>,
     pub log: Logging,
     /// What the decisions depend on.
     pub decisions: Decisions,
@@ -31,6 +36,29 @@ pub struct Settings {
 pub struct Server {
     pub listen: SocketAddr,
     pub data: PathBuf,
+}
+
+/// A table shared by several replicas over NATS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nats {
+    pub server: broker::Server,
+    /// The pools this replica takes part in; ids.
+    pub pools: Vec<Id>,
+    /// After so long without a turn another replica takes over.
+    pub take_over: Duration,
+    /// The most pending tasks each of the three windows takes from the stream.
+    pub window: usize,
+    /// How many tasks must wait before a window is paused for want of capacity; the pool's slots if not said.
+    pub ahead: Option<usize>,
+    /// How many servers keep each stream.
+    pub replicas: usize,
+    /// Limits of the streams, in bytes.
+    pub table_bytes: u64,
+    pub submit_bytes: u64,
+    pub report_bytes: u64,
+    pub history_bytes: u64,
+    /// How long history is kept.
+    pub history_age: Duration,
 }
 
 /// A configuration that cannot be used: where it came from, and what is wrong with it.

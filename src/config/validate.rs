@@ -14,8 +14,9 @@ use crate::model::time::format_span;
 use crate::model::{Class, Id, Kind, Offer, Resources, Time};
 use crate::telemetry::logs::{Format, Level, Logging};
 
-use super::file::{Amount, ClassSection, File, LeaseSection, Span, TableSection};
-use super::{Server, Settings};
+use super::file::{Amount, ClassSection, File, LeaseSection, NatsSection, Span, TableSection};
+use super::{Nats, Server, Settings};
+use crate::broker;
 
 /// A limit that is broken: the keys it is about, the most likely one first, and what to say.
 #[derive(Debug)]
@@ -35,7 +36,11 @@ const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Makes settings of what was read.
 pub(super) fn validate(file: &File) -> Checked<Settings> {
-    Ok(Settings { server: server(file)?, log: log(file)?, decisions: decisions(file)? })
+    let (nats, mut decisions) = (nats(&file.nats)?, decisions(file)?);
+    if let Some(nats) = &nats {
+        decisions.window = nats.window;
+    }
+    Ok(Settings { server: server(file)?, nats, log: log(file)?, decisions })
 }
 
 fn server(file: &File) -> Checked<Server> {
@@ -47,6 +52,54 @@ fn server(file: &File) -> Checked<Server> {
         return Err(broken(["server.data"], "(\"\") must name a directory, like \"longshore-data\""));
     }
     Ok(Server { listen, data: file.server.data.clone().into() })
+}
+
+/// Nothing where no server is named: the table is kept in a file.
+fn nats(nats: &NatsSection) -> Checked<Option<Nats>> {
+    const SLOWEST: Duration = Duration::from_secs(300);
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    if nats.pools.is_empty() {
+        return Err(broken(["nats.pools"], "is empty; name at least one, like [\"default\"]"));
+    }
+    let mut pools = Vec::new();
+    for pool in &nats.pools {
+        let pool = name("nats.pools", pool)?;
+        if pools.contains(&pool) {
+            return Err(broken(["nats.pools"], format!("names {pool} twice")));
+        }
+        pools.push(pool);
+    }
+    if nats.user.is_empty() != nats.password.is_empty() {
+        return Err(broken(
+            ["nats.user", "nats.password"],
+            "and nats.password belong together: set both or none",
+        ));
+    }
+    if nats.replicas % 2 == 0 {
+        return Err(broken(["nats.replicas"], format!("({}) must be 1, 3 or 5", nats.replicas)));
+    }
+    let room = |key, given: &Amount| bytes(key, given, 1 << 20, 1 << 50).map(|bytes| bytes as u64);
+    let settings = Nats {
+        server: broker::Server {
+            url: nats.url.clone(),
+            credentials: text(&nats.credentials).map(Into::into),
+            user: text(&nats.user),
+            password: text(&nats.password),
+            name: "longshore".to_owned(),
+            inbox: text(&nats.inbox),
+        },
+        pools,
+        take_over: between("nats.take_over", nats.take_over, Duration::from_millis(500), SLOWEST)?,
+        window: whole("nats.window", nats.window, 1, 10_000_000)?,
+        ahead: Some(whole("nats.ahead", nats.ahead, 0, 10_000_000)?).filter(|ahead| *ahead > 0),
+        replicas: whole("nats.replicas", nats.replicas, 1, 5)?,
+        table_bytes: room("nats.table_bytes", &nats.table_bytes)?,
+        submit_bytes: room("nats.submit_bytes", &nats.submit_bytes)?,
+        report_bytes: room("nats.report_bytes", &nats.report_bytes)?,
+        history_bytes: room("nats.history_bytes", &nats.history_bytes)?,
+        history_age: between("nats.history_age", nats.history_age, HOUR, 3650 * DAY)?,
+    };
+    Ok((!nats.url.is_empty()).then_some(settings))
 }
 
 fn log(file: &File) -> Checked<Logging> {

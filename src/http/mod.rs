@@ -42,6 +42,7 @@ use crate::core::State as Rows;
 use crate::core::input::{Answer, Input};
 use crate::model::Time;
 use crate::ports::{Clock, History};
+use crate::runtime::credit::Board;
 use crate::runtime::{Door, Handle};
 use crate::telemetry::Metrics;
 pub use outbox::LocalOutbox;
@@ -68,6 +69,8 @@ pub struct Context {
     pub settings: Arc<Settings>,
     /// For showing how long something has lasted; decides nothing.
     pub clock: Arc<dyn Clock>,
+    /// How the windows of a stream stand, where tasks come from one.
+    pub board: Option<Board>,
 }
 
 impl std::fmt::Debug for Context {

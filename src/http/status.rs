@@ -21,6 +21,7 @@ use crate::core::shelves::Live;
 use crate::core::state::Window;
 use crate::model::{Kind, RunnerState, Time};
 use crate::runtime::Role;
+use crate::runtime::credit::{Board, Reason};
 use crate::telemetry::Gauges;
 use crate::telemetry::metrics::LiveTasks;
 
@@ -59,7 +60,7 @@ pub(super) struct Credit {
     /// `builds`, `jobs` or `jobs_of_builds`.
     consumer: &'static str,
     paused: bool,
-    /// `window` or `table`.
+    /// `capacity`, `window`, `table` or `operator`.
     reason: Option<&'static str>,
     pending: usize,
     window: usize,
@@ -97,7 +98,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
         trouble: status.trouble,
         stopping: status.stopping,
         builds_unsafe: rows.pool().unsafe_since.is_some(),
-        credit: credit(rows, troubled),
+        credit: credit(rows, troubled, app.context.board.as_ref()),
         counts: CountsView {
             pending: rows.counts().pending.values().sum(),
             assigned: rows.counts().assigned,
@@ -108,16 +109,19 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
     })))
 }
 
-fn credit(rows: &Rows, troubled: bool) -> Vec<Credit> {
+fn credit(rows: &Rows, troubled: bool, board: Option<&Board>) -> Vec<Credit> {
     let window = rows.settings.window;
     let of = |consumer: Window| {
         let pending = rows.counts().pending.get(&consumer).copied().unwrap_or(0);
         let full = pending >= window || rows.counts().body_bytes >= rows.settings.window_bytes;
-        let reason = match (troubled, full) {
-            (true, _) => Some("table"),
-            (false, true) => Some("window"),
-            (false, false) => None,
+        let pulled = board.and_then(|board| board.paused(consumer));
+        let reason = match (troubled, full, pulled) {
+            (true, ..) => Some(Reason::Table),
+            (false, _, Some(reason)) => Some(reason),
+            (false, true, None) => Some(Reason::Window),
+            (false, false, None) => None,
         };
+        let reason = reason.map(Reason::as_str);
         Credit { consumer: consumer.as_str(), paused: reason.is_some(), reason, pending, window }
     };
     [Window::Builds, Window::Jobs, Window::JobsOfBuilds].map(of).into()

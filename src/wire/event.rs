@@ -3,10 +3,12 @@
 //! Law: times are RFC 3339 here, whatever the table keeps; what a fact does not say is left out.
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::fields::{Fields, Required, json};
 use super::{Malformed, message};
 use crate::model::{Fact, Lifecycle, Time, Token};
+use crate::ports::TurnEvents;
 
 /// Writes the lifecycle event of the protocol.
 pub fn write_lifecycle(event: &Lifecycle) -> String {
@@ -34,6 +36,29 @@ pub fn read_turn_number(body: &[u8]) -> Result<u64, Malformed> {
     let value = json(body)?;
     let fields = Fields::of_payload(&value)?;
     fields.number("turn").required(&fields, "turn")
+}
+
+/// Reads what [`write_turn`] wrote. A fact this version does not know is left out.
+pub fn read_turn(body: &[u8]) -> Result<TurnEvents, Malformed> {
+    let mut value = json(body)?;
+    let events =
+        value.get_mut("events").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+    let fields = Fields::of_payload(&value)?;
+    let turn = fields.number("turn").required(&fields, "turn")?;
+    let at = read_time(fields.text("at").required(&fields, "at")?)?;
+    Ok(TurnEvents { turn, at, events: events.into_iter().filter_map(read_fact).collect() })
+}
+
+fn read_time(text: &str) -> Result<Time, Malformed> {
+    Time::parse_rfc3339(text).map_err(|why| Malformed::value("at", &Value::from(text), why))
+}
+
+fn read_fact(mut fact: Value) -> Option<Fact> {
+    if fact.get("fact")? == "task" {
+        let at = read_time(fact.get("at")?.as_str()?).ok()?;
+        fact["at"] = serde_json::to_value(at).ok()?;
+    }
+    serde_json::from_value(fact).ok()
 }
 
 #[derive(Serialize)]

@@ -12,14 +12,19 @@
 mod bucket;
 mod commit;
 mod follow;
+mod history;
 mod known;
 mod load;
 mod log;
 mod pages;
 mod publish;
 mod reader;
+pub mod setup;
 mod snapshot;
 mod trouble;
+
+pub use history::JetStreamHistory;
+pub use setup::{Room, SetupError, prepare};
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;

@@ -1,0 +1,279 @@
+//! Getting ready on a server: is it one we can trust, and is everything there that was there before?
+//!
+//! Law: streams and the bucket are made when none of them ever was. Once they were all there, one that is missing
+//! is lost data and never made again in silence. What is there must be set up as it was made; each thing wrong is
+//! one clear error that says what to do.
+//!
+//! The bucket is made first and marked complete last, so a start that was cut off is taken up again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+
+use super::{JetStreamTable, Options};
+use crate::broker::{Connection, chain};
+use crate::ports::TableError;
+use crate::wire::subject::Names;
+
+/// In the metadata of every stream: the id of the table it belongs to.
+const TABLE: &str = "longshore.table";
+/// In the metadata of the bucket, once everything is there.
+const COMPLETE: &str = "longshore.complete";
+/// How many consumers a stream may have: the leader's own and what operators look with.
+const CONSUMERS: i32 = 64;
+/// How long a message with an id is recognised when it is sent again.
+const DUPLICATES: Duration = Duration::from_secs(120);
+/// The largest message of a stream, in bytes: the protocol's largest with what a dead letter says around it.
+const LARGEST: i32 = 1 << 20;
+
+/// What the streams may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes each.
+    pub submit: u64,
+    pub report: u64,
+    pub history: u64,
+    /// How long history is kept.
+    pub history_age: Duration,
+}
+
+/// Why a server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("nats-server {version} at {url} is too old: 2.12.14 or 2.14.4 is needed")]
+    TooOld { version: String, url: String },
+    #[error(
+        "nats-server at {url} has no JetStream for us: {why}; turn it on (jetstream {{}} in its configuration) or give this account some"
+    )]
+    NoJetStream { url: String, why: String },
+    #[error(
+        "stream {stream} is missing, though table {table} had it: it is not made again, because what it held would be lost in silence; bring it back from a backup, or remove bucket {bucket} and the other streams of this pool to begin anew"
+    )]
+    Gone { stream: String, table: String, bucket: String },
+    #[error("stream {stream} {what}; nothing was changed")]
+    Foreign { stream: String, what: String },
+    #[error("{what}: {why}")]
+    Refused { what: String, why: String },
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// Whether a server of this version keeps its promises: older ones drop settings they do not know.
+pub fn is_new_enough(version: &str) -> bool {
+    let numbers = version.split(['-', '+']).next().unwrap_or_default();
+    let mut numbers = numbers.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match version {
+        (2, 12, patch) => patch >= 14,
+        (2, 14, patch) => patch >= 4,
+        (2, minor, _) => minor > 14,
+        (major, ..) => major > 2,
+    }
+}
+
+/// Opens the table of a pool and sees that its streams are there; makes them all where none ever was.
+pub async fn prepare(
+    connection: &Connection,
+    names: &Names,
+    options: Options,
+    room: Room,
+) -> Result<JetStreamTable, SetupError> {
+    check_server(connection).await?;
+    let bucket = find(connection, &names.bucket_stream()).await?;
+    let streams = streams(names, options.replicas, room);
+    let table = match &bucket {
+        Some(_) => JetStreamTable::open(connection, names, options).await?,
+        None => {
+            for stream in &streams {
+                if let Some(there) = find(connection, &stream.name).await? {
+                    let table = there.metadata.get(TABLE).cloned().unwrap_or_else(|| "another".to_owned());
+                    let (stream, bucket) = (names.bucket_stream(), names.prefix().to_owned());
+                    return Err(SetupError::Gone { stream, table, bucket });
+                }
+            }
+            match JetStreamTable::create(connection, names, options).await {
+                Ok(made) => made,
+                // Another replica may have been faster.
+                Err(_) if find(connection, &names.bucket_stream()).await?.is_some() => {
+                    JetStreamTable::open(connection, names, options).await?
+                }
+                Err(why) => return Err(why.into()),
+            }
+        }
+    };
+    let complete = bucket.is_some_and(|bucket| bucket.metadata.contains_key(COMPLETE));
+    let id = table.table().to_string();
+    for mut stream in streams {
+        stream.metadata.insert(TABLE.to_owned(), id.clone());
+        match find(connection, &stream.name).await? {
+            Some(there) => check(&stream, &there)?,
+            None if complete => {
+                let bucket = names.prefix().to_owned();
+                return Err(SetupError::Gone { stream: stream.name, table: id, bucket });
+            }
+            None => make(connection, &stream).await?,
+        }
+    }
+    if !complete {
+        mark_complete(connection, &names.bucket_stream()).await?;
+    }
+    Ok(table)
+}
+
+/// Whether the server is one that can be used at all.
+pub async fn check_server(connection: &Connection) -> Result<(), SetupError> {
+    let (info, url) = (connection.client.server_info(), connection.url.to_string());
+    if !is_new_enough(&info.version) {
+        return Err(SetupError::TooOld { version: info.version, url });
+    }
+    match connection.jetstream.query_account().await {
+        Ok(_) => Ok(()),
+        Err(why) => {
+            let refused = connection.weather().borrow().refused.clone();
+            let why = refused.unwrap_or_else(|| chain(&why));
+            Err(SetupError::NoJetStream { url, why })
+        }
+    }
+}
+
+/// How the streams of a pool are to be, without whose they are.
+pub fn streams(names: &Names, replicas: usize, room: Room) -> [Config; 3] {
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let common = Config {
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_message_size: LARGEST,
+        max_consumers: CONSUMERS,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        duplicate_window: DUPLICATES,
+        ..Config::default()
+    };
+    let submit = Config {
+        name: names.submit_stream(),
+        description: Some("Longshore: submissions and cancels that were not decided yet".to_owned()),
+        subjects: names.submit_filters(),
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        max_bytes: bytes(room.submit),
+        ..common.clone()
+    };
+    let report = Config {
+        name: names.report_stream(),
+        description: Some("Longshore: reports of runners that were not taken yet".to_owned()),
+        subjects: names.report_filters(),
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        max_bytes: bytes(room.report),
+        ..common.clone()
+    };
+    let history = Config {
+        name: names.history_stream(),
+        description: Some("Longshore: what happened, turn by turn, and dead letters".to_owned()),
+        subjects: vec![names.history(), names.dead_filter()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        max_bytes: bytes(room.history),
+        max_age: room.history_age,
+        allow_direct: true,
+        ..common
+    };
+    [submit, report, history]
+}
+
+/// The stream of that name, if there is one.
+async fn find(connection: &Connection, stream: &str) -> Result<Option<Config>, SetupError> {
+    match connection.jetstream.get_stream(stream).await {
+        Ok(found) => Ok(Some(found.cached_info().config.clone())),
+        Err(why) => match why.kind() {
+            GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(refused(connection, format!("look for stream {stream}"), &why)),
+        },
+    }
+}
+
+async fn make(connection: &Connection, stream: &Config) -> Result<(), SetupError> {
+    let made = connection.jetstream.create_stream(stream.clone()).await;
+    let made = made.map_err(|why| refused(connection, format!("create stream {}", stream.name), &why))?;
+    check(stream, &made.cached_info().config)?;
+    tracing::info!(stream = stream.name, "stream made");
+    Ok(())
+}
+
+/// Whether a stream is as we would make it, in everything safety rests on.
+fn check(wanted: &Config, there: &Config) -> Result<(), SetupError> {
+    let foreign = |what: String| Err(SetupError::Foreign { stream: wanted.name.clone(), what });
+    let table = |config: &Config| config.metadata.get(TABLE).cloned().unwrap_or_default();
+    if table(wanted) != table(there) {
+        return foreign(format!(
+            "belongs to table {:?} and not to {:?}: bucket and streams must be restored together",
+            table(there),
+            table(wanted)
+        ));
+    }
+    let mut subjects = [wanted.subjects.clone(), there.subjects.clone()];
+    subjects.iter_mut().for_each(|subjects| subjects.sort());
+    if subjects[0] != subjects[1] {
+        return foreign(format!("takes {:?}, and should take {:?}", there.subjects, wanted.subjects));
+    }
+    if wanted.retention != there.retention {
+        return foreign(format!(
+            "keeps messages by {:?}, and should by {:?}",
+            there.retention, wanted.retention
+        ));
+    }
+    if wanted.discard != there.discard {
+        return foreign(format!(
+            "discards {:?} messages when full, and should {:?}",
+            there.discard, wanted.discard
+        ));
+    }
+    if there.storage != StorageType::File {
+        return foreign("is kept in memory, and should be in files".to_owned());
+    }
+    if there.num_replicas < wanted.num_replicas {
+        return foreign(format!(
+            "is kept by {} servers, and should be by {} (nats.replicas)",
+            there.num_replicas, wanted.num_replicas
+        ));
+    }
+    Ok(())
+}
+
+async fn mark_complete(connection: &Connection, bucket: &str) -> Result<(), SetupError> {
+    let Some(mut config) = find(connection, bucket).await? else { return Ok(()) };
+    let mark = HashMap::from([(COMPLETE.to_owned(), "true".to_owned())]);
+    config.metadata.extend(mark);
+    let marked = connection.jetstream.update_stream(config).await;
+    marked.map(|_| ()).map_err(|why| refused(connection, format!("mark stream {bucket} complete"), &why))
+}
+
+/// What the server said, with the permission it named last if there is one.
+fn refused(connection: &Connection, what: String, why: &dyn std::error::Error) -> SetupError {
+    let permission = connection.weather().borrow().refused.clone();
+    let why = match permission {
+        Some(permission) => format!("{}; the server refused: {permission}", chain(why)),
+        None => chain(why),
+    };
+    SetupError::Refused { what, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_drop_what_they_do_not_know_are_too_old() {
+        for old in ["2.9.10", "2.12.13", "2.13.9", "2.14.3", "1.4.1", "", "x.y"] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+        for new in ["2.12.14", "2.14.4", "2.15.1", "2.16.0-RC.1", "3.0.0"] {
+            assert!(is_new_enough(new), "{new}");
+        }
+    }
+}
