@@ -373,6 +373,31 @@ async fn the_command_speaks_nats_and_tells_the_work_where_http_is() {
     assert_eq!(dispatcher.with(|heard| heard.leaves.len()), 1);
 }
 
+/// What a runner's user may do where each has its own subjects and inbox.
+const PERMISSIONS: &str = r#"
+authorization { users: [
+  { user: dispatcher, password: d }
+  { user: r1, password: r, permissions: {
+    publish: ["longshore.runner.*.r1", "longshore.*.start.r1", "longshore.*.end.r1"]
+    subscribe: ["longshore.assign.r1", "_INBOX_r1.>"] } }
+] }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_needs_its_own_subjects_and_inbox_and_nothing_more() {
+    let (broker, directory) = (Broker::start_with(PERMISSIONS), TempDir::new().expect("a directory"));
+    let dispatcher = Dispatcher::start(&broker.url().replace("//", "//dispatcher:d@")).await;
+    let mut command = binary::longshore();
+    command.args(["runner", "--id", "r1", "--nats", &broker.url(), "--nats-inbox", "_INBOX_r1", "--data"]);
+    command.arg(directory.path()).envs([("LONGSHORE_NATS_USER", "r1"), ("LONGSHORE_NATS_PASSWORD", "r")]);
+    let runner = binary::Process::start(&mut command);
+    dispatcher.until("it registered", |heard| heard.registrations.len() == 1).await;
+    dispatcher.assign(job("t1", "1.5.0", "true")).await;
+    dispatcher.until("it ended", |heard| heard.has("t1 succeeded")).await;
+    assert!(runner.terminate().success());
+    assert_eq!(dispatcher.with(|heard| heard.leaves.len()), 1);
+}
+
 #[test]
 fn a_wrong_address_is_wrong_usage_and_a_server_that_is_away_is_said_to_be() {
     let directory = TempDir::new().expect("a directory");
@@ -388,6 +413,7 @@ fn a_wrong_address_is_wrong_usage_and_a_server_that_is_away_is_said_to_be() {
         (&["--nats", "nats://127.0.0.1:1", "--url", "over there"], "--url"),
         (&["--nats", "nats://127.0.0.1:1", "--nats-user", "u"], "belong together"),
         (&["--nats", "nats://127.0.0.1:1", "--nats-credentials", "no-such-file"], "no-such-file"),
+        (&["--nats", "nats://127.0.0.1:1", "--nats-inbox", "a.>"], "_INBOX_r1"),
         (&["--pool", "gpu"], "--nats"),
         (&["--nats", "nats://127.0.0.1:1", "--pool", "a.b"], "'.' at position 1"),
     ] {

@@ -29,6 +29,9 @@ pub(super) struct NatsArgs {
     /// The password on NATS; rather set the variable, other users see arguments
     #[arg(long, value_name = "PASSWORD", env = "LONGSHORE_NATS_PASSWORD", hide_env_values = true)]
     nats_password: Option<String>,
+    /// Where answers come, for a user that has an inbox of its own, such as _INBOX_r1
+    #[arg(long, value_name = "PREFIX", env = "LONGSHORE_NATS_INBOX")]
+    nats_inbox: Option<String>,
 }
 
 /// A server somebody named.
@@ -54,6 +57,12 @@ impl NatsArgs {
             let why = "--nats-user and LONGSHORE_NATS_PASSWORD belong together; give both or neither";
             return Err(Failure::Usage(why.to_owned()));
         }
+        if let Some(inbox) = &self.nats_inbox
+            && Id::parse(inbox).is_err()
+        {
+            let why = "has more than letters, digits, '_', '=' and '-'; give one word like _INBOX_r1";
+            return Err(Failure::Usage(format!("--nats-inbox ({inbox:?}) {why}")));
+        }
         let pool = self.pool.as_ref().map_or(DEFAULT_POOL, |pool| pool.as_str());
         let server = Server {
             url: url.clone(),
@@ -61,7 +70,7 @@ impl NatsArgs {
             user: self.nats_user.clone(),
             password: self.nats_password.clone(),
             name,
-            inbox: None,
+            inbox: self.nats_inbox.clone(),
         };
         Ok(Some(Named { server, names: Names::of_pool(pool) }))
     }
