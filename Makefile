@@ -14,8 +14,9 @@ else
 	cargo test --no-fail-fast
 endif
 
-tools:           ## a nats-server that is new enough, for the tests
+tools:           ## a nats-server that is new enough, and a Python with what the examples need, for the tests
 	@scripts/nats-server.sh
+	@scripts/python-examples.sh
 
 fast:            ## the decisions alone, in seconds
 	cargo test --test behaviour --test submission --test runner_session --test architecture

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
 /// How long an answer of the server is waited for.
@@ -22,7 +22,8 @@ const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// Where the server is and who we are to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Server {
-    /// One or more addresses, separated by commas.
+    /// One or more addresses, separated by commas. The first that names a user and password speaks for all,
+    /// unless they are given beside it.
     pub url: String,
     /// A credentials file.
     pub credentials: Option<PathBuf>,
@@ -76,8 +77,9 @@ impl Connection {
                 why: why.to_string(),
             })?;
         }
-        if let (Some(user), Some(password)) = (&server.user, &server.password) {
-            options = options.user_and_password(user.clone(), password.clone());
+        let given = server.user.clone().zip(server.password.clone());
+        if let Some((user, password)) = given.or_else(|| user_in(&server.url)) {
+            options = options.user_and_password(user, password);
         }
         if let Some(inbox) = &server.inbox {
             options = options.custom_inbox_prefix(inbox);
@@ -139,6 +141,13 @@ fn note(tell: &watch::Sender<Weather>, refusals: &AtomicU64, event: &Event) {
         }
         Event::LameDuckMode | Event::Draining | Event::Closed => tracing::info!(%event, "nats connection"),
     }
+}
+
+/// The user and password an address names: the client itself looks at neither.
+fn user_in(urls: &str) -> Option<(String, String)> {
+    let address = |url: &str| url.trim().parse::<ServerAddr>().ok();
+    let named = urls.split(',').filter_map(address).find(ServerAddr::has_user_pass)?;
+    Some((named.username()?.to_owned(), named.password().unwrap_or_default().to_owned()))
 }
 
 /// Addresses without the names and passwords in them, for logs and messages.

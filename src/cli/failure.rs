@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use super::embedded::StartError;
+use crate::broker::ConnectError;
 use crate::config::ConfigError;
 use crate::ports::TableError;
 
@@ -22,6 +23,8 @@ pub(super) enum Failure {
          --url or LONGSHORE_URL"
     )]
     Unreachable { url: String, tried: String, why: String },
+    #[error(transparent)]
+    Nats(#[from] ConnectError),
     /// The server answered with a problem document.
     #[error("{} [{}]", .0.detail, .0.code)]
     Problem(Problem),
@@ -48,7 +51,8 @@ impl From<StartError> for Failure {
             StartError::Listen { .. } | StartError::Table(TableError::InUse { .. }) => {
                 Failure::Usage(why.to_string())
             }
-            StartError::Table(_) => Failure::Broken(why.to_string()),
+            StartError::Connect(why) => Failure::Nats(why),
+            StartError::Setup(_) | StartError::Table(_) => Failure::Broken(why.to_string()),
         }
     }
 }
@@ -60,7 +64,8 @@ impl Failure {
             Failure::Usage(_) | Failure::Config(_) => 2,
             Failure::Problem(problem) if matches!(problem.status, 400 | 413 | 415) => 2,
             Failure::Problem(problem) if matches!(problem.status, 502..=504) && problem.code != "frozen" => 3,
-            Failure::Unreachable { .. } => 3,
+            Failure::Nats(ConnectError::Credentials { .. }) => 2,
+            Failure::Unreachable { .. } | Failure::Nats(ConnectError::Unreachable { .. }) => 3,
             Failure::Work(code) => *code,
             Failure::Problem(_) | Failure::Broken(_) => 1,
         })

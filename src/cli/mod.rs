@@ -16,6 +16,7 @@ mod events;
 mod failure;
 mod local;
 mod machine;
+mod nats;
 mod operate;
 mod paper;
 mod ps;

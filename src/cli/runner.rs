@@ -11,24 +11,26 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
+use super::nats::NatsArgs;
 use super::{LogArgs, key_value, machine, signals};
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
 use crate::model::{ClassId, Kind, Offer, QueueId, Resources, RunnerId};
 use crate::runner::backend::{Backend, NoopBackend, ProcessBackend};
 use crate::runner::http::HttpLink;
+use crate::runner::link::Link;
+use crate::runner::nats::NatsLink;
 use crate::runner::{Runner as Sdk, RunnerConfig, RunnerError};
 use crate::telemetry::logs;
 
 /// Offer this machine to a dispatcher and run what it assigns
 #[derive(Debug, Args)]
 pub(super) struct Runner {
-    /// Where the server answers
-    #[arg(long, env = "LONGSHORE_URL", default_value = "http://127.0.0.1:8080", hide_env_values = true)]
-    url: String,
-    /// Connect over NATS (not in this version yet)
-    #[arg(long, hide = true)]
-    nats: Option<String>,
+    /// Where the server answers over HTTP; with --nats only the work is told [default: http://127.0.0.1:8080]
+    #[arg(long, env = "LONGSHORE_URL", hide_env_values = true)]
+    url: Option<String>,
+    #[command(flatten)]
+    nats: NatsArgs,
     /// Name of this runner [default: the machine's name]
     #[arg(long)]
     id: Option<RunnerId>,
@@ -94,22 +96,30 @@ enum BackendArg {
 
 impl Runner {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        if self.nats.is_some() {
-            return Err(Failure::Usage(
-                "--nats: not in this version yet; use --url with a server's address".into(),
-            ));
-        }
         logs::install(self.log.logging());
         let config = self.config()?;
-        let link = HttpLink::new(&self.url).map_err(|why| Failure::Usage(format!("--url: {why}")))?;
+        let (link, server) = self.link(&config.id).await?;
         let backend = self.backend.open(self.grace)?;
         let stop = signals::stop_asked()?;
         tracing::info!(
-            runner = %config.id, url = self.url, data = %config.data_dir.display(),
+            runner = %config.id, server, data = %config.data_dir.display(),
             offer = %config.offer.resources.clone().unwrap_or_default(), slots = config.offer.slots,
             arch = &*config.offer.arch, os = &*config.offer.os, "runner started"
         );
-        Sdk::new(config, Arc::new(link), backend).run(stop).await.map_err(said)
+        Sdk::new(config, link, backend).run(stop).await.map_err(said)
+    }
+
+    /// The way to the dispatcher, and where that is.
+    async fn link(&self, id: &RunnerId) -> Result<(Arc<dyn Link>, String), Failure> {
+        let http = |url: &str| HttpLink::new(url).map_err(|why| Failure::Usage(format!("--url: {why}")));
+        let Some(named) = self.nats.named(format!("runner-{id}"))? else {
+            let url = self.url.as_deref().unwrap_or("http://127.0.0.1:8080");
+            return Ok((Arc::new(http(url)?), url.to_owned()));
+        };
+        let told = self.url.as_deref().map(http).transpose()?.and_then(|link| link.url());
+        let connection = named.connect().await?;
+        let link = NatsLink::open(connection, named.names.clone(), id, told).await;
+        Ok((Arc::new(link.map_err(|why| Failure::Broken(why.to_string()))?), named.place()))
     }
 
     fn config(&self) -> Result<RunnerConfig, Failure> {

@@ -60,7 +60,6 @@ async fn publish(
 ) -> Option<Instant> {
     let memory = sent.entry(runner.clone()).or_default();
     loop {
-        #[expect(clippy::disallowed_methods, reason = "spaces repetitions, decides nothing")]
         let now = Instant::now();
         let look = context.handle.view().read(|state| match state.fleet().get(runner) {
             Some(seat) => memory.look(state, seat, now, MOST),

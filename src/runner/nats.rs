@@ -129,15 +129,15 @@ impl NatsLink {
         subject: &str,
         answer: impl Future<Output = T>,
     ) -> Result<T, LinkError> {
-        let lost = || retry(format!("{subject}: no connection to NATS at {}", self.server));
         let mut weather = self.connection.weather();
-        let connects = connects(&weather);
-        if self.connection.client.connection_state() != State::Connected {
-            return Err(lost());
-        }
+        let before = connects(&weather);
+        let is_down = || self.connection.client.connection_state() != State::Connected;
         tokio::select! {
+            biased;
+            Ok(_) = weather.wait_for(|weather| is_down() || weather.connects > before) => {
+                Err(retry(format!("{subject}: no connection to NATS at {}", self.server)))
+            }
             answer = answer => Ok(answer),
-            Ok(_) = weather.wait_for(|weather| weather.connects > connects) => Err(lost()),
         }
     }
 

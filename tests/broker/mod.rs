@@ -128,9 +128,10 @@ impl Broker {
 
     fn wait_until_ready(&self) {
         let port = self.port;
-        wait_for(&format!("nats-server on port {port} is ready; its log is {}", self.log().display()), || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
+        wait_for(
+            &format!("nats-server on port {port} is ready; its log is {}", self.log().display()),
+            || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(),
+        );
     }
 }
 
@@ -181,7 +182,8 @@ fn program() -> PathBuf {
     if let Some(named) = std::env::var_os("NATS_SERVER") {
         return named.into();
     }
-    let target = Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("target/PROFILE/longshore");
+    let target =
+        Path::new(env!("CARGO_BIN_EXE_longshore")).ancestors().nth(2).expect("target/PROFILE/longshore");
     let placed = target.join("tools").join("nats-server");
     assert!(
         placed.exists(),

@@ -74,3 +74,28 @@ pub(super) async fn read(mut subscription: Subscriber, arrived: Arc<Arrived>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Id, StopOrder};
+
+    #[test]
+    fn what_nobody_takes_is_bounded_and_what_is_taken_makes_room() {
+        let stop = || StopOrder {
+            id: Id::parse("t1").expect("a name"),
+            token: "1.5.0".parse().expect("a token"),
+            reason: "asked to".into(),
+        };
+        let arrived = Arrived::default();
+        let put = |bytes| arrived.put(Delivery { assignments: Vec::new(), stop: vec![stop()] }, bytes);
+        put(MOST_BYTES - 1);
+        put(2);
+        put(1);
+        assert_eq!(arrived.take().map(|delivery| delivery.stop.len()), Some(2), "one of them was too much");
+        assert_eq!(arrived.take(), None);
+        put(2);
+        arrived.forget();
+        assert_eq!(arrived.take(), None);
+    }
+}
