@@ -2,6 +2,8 @@
 //!
 //! `LONGSHORE_SEED` runs one seed, `LONGSHORE_SEEDS` so many. A failing seed tells its last events.
 
+use std::ops::Range;
+
 use longshore::simulation::{Options, Statistics, Verdict, run};
 
 fn number(name: &str) -> Option<u64> {
@@ -27,30 +29,36 @@ fn passes(seed: u64, options: Options) -> Statistics {
     verdict.statistics
 }
 
-#[test]
-fn every_seed_ends_well() {
+/// The seeds to run: as many as the environment says, or `usual`.
+fn seeds(usual: u64) -> Range<u64> {
     let (first, count) = match number("LONGSHORE_SEED") {
         Some(seed) => (seed, 1),
-        None => (number("LONGSHORE_FROM").unwrap_or(0), number("LONGSHORE_SEEDS").unwrap_or(600)),
+        None => (number("LONGSHORE_FROM").unwrap_or(0), number("LONGSHORE_SEEDS").unwrap_or(usual)),
     };
+    first..first + count
+}
+
+fn all_pass(seeds: Range<u64>, world: fn(u64) -> Options) {
+    let count = seeds.end - seeds.start;
     let mut sum = Statistics::default();
     let mut broken: Vec<(u64, String)> = Vec::new();
-    for seed in first..first + count {
-        let verdict = run(seed, Options::drawn(seed));
+    for seed in seeds {
+        let verdict = run(seed, world(seed));
         sum += verdict.statistics;
         let law = verdict.violations.first();
         broken.extend(law.map(|law| (seed, format!("{} at {} ms: {}", law.law, law.at, law.what))));
     }
     if let Some((seed, _)) = broken.first() {
         let all: Vec<String> = broken.iter().map(|(seed, law)| format!("seed {seed}: {law}")).collect();
-        panic!(
-            "{}\n\n{} seeds broke a law:\n{}",
-            tell(*seed, Options::drawn(*seed)),
-            broken.len(),
-            all.join("\n")
-        );
+        let told = tell(*seed, world(*seed));
+        panic!("{told}\n\n{} seeds broke a law:\n{}", broken.len(), all.join("\n"));
     }
     println!("{count} seeds: {sum:#?}");
+}
+
+#[test]
+fn every_seed_ends_well() {
+    all_pass(seeds(600), any_world);
 }
 
 #[test]
@@ -60,6 +68,12 @@ fn two_hundred_tasks_on_runners_in_trouble_all_end() {
     }
 }
 
+/// The same with leases that are over within five seconds: whatever can be done about any task is.
+#[test]
+fn two_hundred_tasks_on_runners_in_trouble_are_never_five_seconds_without_progress() {
+    all_pass(seeds(100), in_trouble);
+}
+
 #[test]
 fn four_slots_and_four_builds_that_wait_for_their_jobs_all_end() {
     for seed in 0..10 {
@@ -67,9 +81,9 @@ fn four_slots_and_four_builds_that_wait_for_their_jobs_all_end() {
     }
 }
 
-/// The first of the worlds in which a checker notices that something was switched off. The same world passes with
-/// it on.
-fn knocked_out(what: &str, world: fn(u64) -> Options, knock_out: impl Fn(&mut Options)) {
+/// The first of the worlds in which a checker notices that something was switched off, and which. The same world
+/// passes with it on.
+fn knocked_out(what: &str, world: fn(u64) -> Options, knock_out: impl Fn(&mut Options)) -> &'static str {
     const SEEDS: u64 = 400;
     let found = (0..SEEDS).find_map(|seed| {
         let mut options = world(seed);
@@ -81,6 +95,7 @@ fn knocked_out(what: &str, world: fn(u64) -> Options, knock_out: impl Fn(&mut Op
         found.unwrap_or_else(|| panic!("no checker noticed in {SEEDS} worlds that {what} was off"));
     println!("{what}: seed {seed}, {} at {} ms: {}", law.law, law.at, law.what);
     passes(seed, world(seed));
+    law.law
 }
 
 fn any_world(seed: u64) -> Options {
@@ -93,6 +108,10 @@ fn late_reports(seed: u64) -> Options {
 
 fn slow_clocks(seed: u64) -> Options {
     Options::clocks_that_are_slow(seed)
+}
+
+fn in_trouble(_: u64) -> Options {
+    Options::runners_in_trouble_with_short_leases()
 }
 
 fn full_of_builds(_: u64) -> Options {
@@ -119,4 +138,18 @@ knock_outs! {
     leases_must_be_armed_in_full_at_a_take_over: settings.guards.rearm_leases in any_world;
     work_must_end_with_its_lease: safeguards.lease_ends_work in any_world;
     tokens_that_are_over_must_be_refused: safeguards.spent_tokens in any_world;
+}
+
+#[test]
+fn work_of_a_runner_that_is_not_heard_of_must_be_taken_from_it() {
+    let law = knocked_out("the end of leases", in_trouble, |options| {
+        options.settings.guards.leases_end = false;
+    });
+    assert_eq!(law, "pace");
+}
+
+#[test]
+fn what_is_not_confirmed_must_be_said_again() {
+    let law = knocked_out("saying things again", in_trouble, |options| options.says_again = false);
+    assert_eq!(law, "pace");
 }

@@ -65,7 +65,7 @@ impl State {
 /// Suspects the runners whose lease is over.
 pub(super) fn end_leases(draft: &mut Draft) {
     while let Some((until, runner)) = draft.state.watch.lease_ends.first().cloned() {
-        if until > draft.now {
+        if until > draft.now || !draft.state.settings.guards.leases_end {
             return;
         }
         draft.state.watch.disarm(&runner);

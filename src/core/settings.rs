@@ -113,6 +113,8 @@ pub struct Guards {
     pub tombstones: bool,
     /// A new leader arms every lease in full.
     pub rearm_leases: bool,
+    /// A runner that is not heard of for its lease and the margin is lost.
+    pub leases_end: bool,
 }
 
 impl Default for Guards {
@@ -126,6 +128,7 @@ impl Default for Guards {
             capacity: true,
             tombstones: true,
             rearm_leases: true,
+            leases_end: true,
         }
     }
 }

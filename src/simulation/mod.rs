@@ -14,6 +14,7 @@ mod producers;
 mod random;
 mod replicas;
 mod runners;
+mod scene;
 mod schedule;
 mod troubles;
 mod work;

@@ -29,11 +29,17 @@ pub struct Options {
     pub faulty_for: u64,
     /// By when, after things have ceased to go wrong, everything must have ended, in milliseconds.
     pub drained_within: u64,
+    /// Within what a step that is due with a job is to be taken, in milliseconds, if the pace is judged.
+    pub step_within: Option<u64>,
     /// How long a leader leaves the inbox alone between two pulls, in milliseconds.
     pub pull_every: u64,
     /// Reports and submissions are acknowledged when they are stored in the inbox, not when they are committed.
     pub told_when_stored: bool,
+    /// What a runner has not confirmed is said to it again.
+    pub says_again: bool,
     pub settings: Settings,
+    /// After how long a runner asks again that heard no answer to its registration.
+    pub answer_within: Duration,
     pub safeguards: Safeguards,
     pub budget: Budget,
     pub faults: Faults,
@@ -151,9 +157,12 @@ impl Options {
             longest_work: *random.pick(&[2_000, 8_000, 30_000]),
             faulty_for: random.between(40_000, 120_000),
             drained_within: 1_200_000,
+            step_within: None,
             pull_every: *random.pick(&[0, 0, 300, 1_200]),
             told_when_stored: random.chance(500),
+            says_again: true,
             settings,
+            answer_within: Duration::from_secs(5),
             safeguards: Safeguards::default(),
             budget: Budget { rows: *random.pick(&[12, 40, 4_000]), bytes: usize::MAX },
             faults: Faults::drawn(random),
@@ -182,6 +191,19 @@ impl Options {
             ..Self::drawn(32)
         }
         .plain()
+    }
+
+    /// The same where no single wait is longer than five seconds, so that every five seconds something is to move:
+    /// a lease with its margin, the longest work, and an answer to a registration that was lost.
+    pub fn runners_in_trouble_with_short_leases() -> Self {
+        let world = Self::runners_of_all_sorts_of_trouble();
+        let settings = Settings {
+            lease: Duration::from_secs(3),
+            heartbeat: Duration::from_millis(500),
+            lease_margin: Duration::from_millis(500),
+            ..world.settings
+        };
+        Self { settings, answer_within: Duration::from_secs(1), step_within: Some(5_000), ..world }
     }
 
     /// Four slots, and four builds submitted first that each wait for one job.

@@ -186,6 +186,7 @@ impl World {
 
     pub(super) fn submission_arrives(&mut self, id: &TaskId) {
         let task = self.plans[id].task.clone();
+        self.checkers.submitted(&task);
         self.inbox.put(Mail::Submit(task), None, self.now);
         if self.options.told_when_stored {
             self.post(Event::Told { id: id.clone(), answer: Submitted::Admitted });
@@ -218,6 +219,7 @@ impl World {
     }
 
     pub(super) fn cancel_arrives(&mut self, id: &TaskId) {
+        self.checkers.cancelled(id);
         self.inbox.put(Mail::Cancel { id: id.clone() }, None, self.now);
         if self.options.told_when_stored {
             self.post(Event::CancelTold { id: id.clone() });

@@ -106,6 +106,12 @@ impl Dispatcher {
         self.process.as_ref().is_some_and(|process| process.replica.is_leading())
     }
 
+    /// Log time, if it leads.
+    pub fn log_now(&self, now: u64) -> Option<Time> {
+        let process = self.process.as_ref().filter(|process| process.replica.is_leading())?;
+        process.time.as_ref().map(|time| time.now(&self.clock(now)))
+    }
+
     /// The committed state this replica shows.
     pub fn shows(&self) -> Option<&State> {
         let process = self.process.as_ref()?;
@@ -393,7 +399,7 @@ impl World {
     fn say_again(&mut self, number: usize) {
         let now = self.now;
         let Some(process) = self.dispatchers[number].process.as_mut() else { return };
-        if process.said_again + SAY_AGAIN > now {
+        if !self.options.says_again || process.said_again + SAY_AGAIN > now {
             return;
         }
         process.said_again = now;

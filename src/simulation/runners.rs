@@ -86,6 +86,11 @@ impl RunnerSide {
         self.offer == self.offers
     }
 
+    /// What was said and is still to be taken.
+    pub fn unsaid(&self) -> impl Iterator<Item = &Report> {
+        self.outbox.iter().map(|(_, report)| report)
+    }
+
     /// Whether everything it had to say was taken, and nothing runs on it.
     pub fn is_quiet(&self) -> bool {
         self.outbox.is_empty() && self.work.is_empty()
@@ -108,6 +113,7 @@ impl World {
         let mut config = SessionConfig::new(id.clone(), incarnation, runner.offers.clone());
         config.cost = runner.cost;
         config.stop_grace = Duration::from_secs(3);
+        config.answer_within = self.options.answer_within;
         config.safeguards = safeguards;
         let restored = Restored { reports: std::mem::take(&mut runner.outbox), last_seen: runner.last_seen };
         runner.session = Some(Session::new(config, restored, runner.clock(now)));

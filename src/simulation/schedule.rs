@@ -126,6 +126,8 @@ pub(super) enum Event {
     Calm,
     /// Checkers look at the whole world.
     Look,
+    /// A checker looks which steps are due.
+    LookAtPace,
 }
 
 /// Something that goes wrong every now and then.

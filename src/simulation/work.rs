@@ -60,6 +60,7 @@ impl World {
         let now = self.now;
         let runner = self.runners.get_mut(id).expect("a runner of this world");
         runner.work.insert(held.clone(), work);
+        self.checkers.work_taken(&held);
         let incarnation = runner.incarnation;
         let at = now + self.random.between(5, 200);
         self.schedule.put(at, Event::WorkBegins { runner: id.clone(), incarnation, held });
@@ -187,6 +188,7 @@ impl World {
         let runner = self.runners.get_mut(id).expect("a runner of this world");
         let Some(work) = runner.work.remove(held) else { return };
         let outcome = work.outcome;
+        self.checkers.work_ended(held, outcome);
         if work.executes {
             self.checkers.work_stopped(self.now, id, held, Some(outcome));
         }

@@ -98,6 +98,7 @@ impl World {
         self.await_troubles();
         self.schedule.put(self.options.faulty_for, Event::Calm);
         self.schedule.put(LOOK_EVERY, Event::Look);
+        self.look_at_pace();
     }
 
     fn draw_offer(&mut self, number: usize) -> Offer {
@@ -279,6 +280,7 @@ impl World {
             Event::Trouble(trouble) => self.trouble(trouble),
             Event::Calm => self.calm_down(),
             Event::Look => self.look(),
+            Event::LookAtPace => self.look_at_pace(),
             _ => unreachable!("the caller sorted them"),
         }
     }

@@ -1,11 +1,12 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity` and `promises` read what producers were told, the marks the work itself wrote
-//! down, and the facts of committed turns, never a row. `tables` compares states with each other and with their
+//! Law: `ownership`, `capacity`, `promises` and `pace` read what producers were told or asked, the marks the work
+//! itself wrote down, how machines truly are, and the facts of committed turns, never a row. `tables` compares states with each other and with their
 //! own rows.
 
 mod capacity;
 mod ownership;
+mod pace;
 mod promises;
 mod tables;
 
@@ -14,12 +15,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub(crate) use pace::{Condition, Hand, Machine, Scene};
+
 use super::work::Work;
 use crate::core::input::Submitted;
 use crate::core::{Settings, State};
 use crate::model::{
-    AttemptOutcome, End, Fact, Held, Kind, LifecycleState, Offer, Outcome, Report, Reported, RunnerId,
-    TaskId, TurnRecord,
+    AttemptOutcome, End, Fact, Held, Kind, LifecycleState, NewTask, Offer, Outcome, Report, Reported,
+    RunnerId, TaskId, TurnRecord,
 };
 use crate::ports::Load;
 
@@ -44,6 +47,7 @@ pub(crate) struct Checkers {
     capacity: capacity::Capacity,
     promises: promises::Promises,
     tables: tables::Tables,
+    pace: pace::Pace,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -55,6 +59,7 @@ impl Checkers {
             ownership: ownership::Ownership::default(),
             capacity: capacity::Capacity::default(),
             promises: promises::Promises::default(),
+            pace: pace::Pace::new(settings.clone()),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -83,6 +88,7 @@ impl Checkers {
     pub fn has_runner(&mut self, runner: &RunnerId, offer: &Offer) {
         self.capacity.has_runner(runner, offer);
         self.promises.has_runner(runner);
+        self.pace.has_runner(runner, offer);
     }
 
     pub fn planned_task(&mut self, id: &TaskId, possible: bool) {
@@ -114,7 +120,28 @@ impl Checkers {
         self.broken(now, "capacity", format!("{runner} was given {task} and has no room: {why}"));
     }
 
+    /// A submission reached the inbox.
+    pub fn submitted(&mut self, task: &Arc<NewTask>) {
+        if task.shape.kind == Kind::Job {
+            self.pace.submitted(task);
+        }
+    }
+
+    /// A cancel reached the inbox.
+    pub fn cancelled(&mut self, id: &TaskId) {
+        self.pace.cancelled(id);
+    }
+
     // What the work wrote down.
+
+    /// An attempt reached its machine.
+    pub fn work_taken(&mut self, held: &Held) {
+        self.pace.taken(held);
+    }
+
+    pub fn work_ended(&mut self, held: &Held, how: AttemptOutcome) {
+        self.pace.attempt_ended(held, how);
+    }
 
     pub fn work_began(&mut self, now: u64, runner: &RunnerId, held: &Held, work: &Work) {
         let found = self.ownership.began(runner, held);
@@ -151,6 +178,7 @@ impl Checkers {
         let found = self.tables.committed(turn);
         self.note(now, "tables", found);
         for fact in &turn.facts {
+            self.pace.said(fact);
             match fact {
                 Fact::Task(lifecycle) => {
                     let placed = lifecycle.state == LifecycleState::Assigned;
@@ -217,6 +245,12 @@ impl Checkers {
     pub fn replica_is(&mut self, now: u64, state: &State, load: &Load) {
         let found = tables::differs(state, load);
         self.note(now, "tables", found);
+    }
+
+    /// Holds every open job against what could be done with it at this moment.
+    pub fn look_at_pace(&mut self, scene: &Scene, within: u64) {
+        let found = self.pace.look(scene, within);
+        self.note(scene.now, "pace", found);
     }
 
     // The end.
