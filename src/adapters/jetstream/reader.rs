@@ -15,8 +15,9 @@ use uuid::Uuid;
 use super::bucket::Bucket;
 use super::trouble::Trouble;
 
-/// How often the server says that it is there while nothing is new; two missed ones end the reader.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often the server says that it is there while nothing is new; two missed ones end the consumer, well before
+/// anybody takes the silence for a leader that is gone.
+const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long one request for more stays open.
 const REQUEST: Duration = Duration::from_secs(30);
 /// How many messages are asked for at once; each may have half a mebibyte.
