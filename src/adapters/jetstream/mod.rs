@@ -53,7 +53,8 @@ const CERTAIN_AFTER: Duration = Duration::from_secs(20);
 pub struct Options {
     /// How many servers keep it; three in production.
     pub replicas: usize,
-    /// What it may hold, in bytes. The servers set it aside.
+    /// What it may hold, in bytes; the servers set it aside. It has to take the last 1,000 turns and the rows twice:
+    /// a new leader writes the snapshot anew before the old one is dropped.
     pub max_bytes: u64,
     /// How many may read it at once; each follower is one.
     pub max_consumers: i32,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::bucket::Bucket;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, in_time};
 
 /// How often the server says that it is there while nothing is new; two missed ones end the consumer, well before
 /// anybody takes the silence for a leader that is gone.
@@ -132,14 +132,12 @@ impl Consumer {
             messages: None,
             read: 0,
         };
-        let made: PullConsumer = bucket
-            .stream
-            .create_consumer(config)
-            .await
-            .map_err(|why| Trouble::unclear("create a consumer", &why))?;
+        let made = in_time("create a consumer", bucket.stream.create_consumer(config)).await?;
+        let made: PullConsumer = made.map_err(|why| Trouble::unclear("create a consumer", &why))?;
         let messages =
             made.stream().max_messages_per_batch(BATCH).expires(REQUEST).heartbeat(HEARTBEAT).messages();
-        consumer.messages = Some(messages.await.map_err(|why| Trouble::unclear("read", &why))?);
+        let messages = in_time("read", messages).await?;
+        consumer.messages = Some(messages.map_err(|why| Trouble::unclear("read", &why))?);
         Ok(consumer)
     }
 

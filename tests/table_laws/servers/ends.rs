@@ -10,7 +10,7 @@ use longshore::model::Head;
 use longshore::ports::{Commit, Follow, Table, TableError};
 
 use super::{Alone, settle};
-use crate::broker::Broker;
+use crate::broker::{Broker, Cluster};
 use crate::fixture::{Leader, next_turns, put};
 use crate::jetstream::{connect, create, open, some_names};
 
@@ -114,6 +114,47 @@ async fn a_follower_whose_turns_were_lost_and_replaced_says_so() {
     // The one that wrote them learns it as well, though the bucket has grown past all it has seen.
     let answer = settle(&alone.table, &leader.turn(21, vec![], vec![])).await;
     assert!(matches!(answer, Commit::Refused { .. }), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_servers_it_is_believed_only_after_a_while_that_turns_were_lost() {
+    let mut servers = Cluster::start();
+    let options = Options { replicas: 3, ..Options::default() };
+    let table = create(&servers.urls(), &some_names(), options).await;
+    let mut leader = Leader::number(1);
+    leader.commits(&table, 5).await;
+    let each = |servers: &mut Cluster, act: fn(&mut Broker)| servers.servers.iter_mut().for_each(act);
+    each(&mut servers, Broker::stop);
+    let backups: Vec<_> = servers
+        .servers
+        .iter()
+        .map(|server| {
+            let backup = tempfile::tempdir().unwrap();
+            copy(&server.store(), backup.path());
+            backup
+        })
+        .collect();
+    each(&mut servers, Broker::up);
+    for number in 6..=10 {
+        assert_eq!(settle(&table, &leader.turn(number, vec![], vec![])).await, Commit::Done);
+    }
+    each(&mut servers, Broker::stop);
+    for (server, backup) in servers.servers.iter().zip(&backups) {
+        std::fs::remove_dir_all(server.store()).unwrap();
+        copy(backup.path(), &server.store());
+    }
+    each(&mut servers, Broker::up);
+    let next = leader.turn(11, vec![], vec![]);
+    let mut doubted = false;
+    let why = loop {
+        match table.commit(&next).await {
+            Commit::Unknown { why } => doubted |= why.contains("was seen"),
+            Commit::Refused { why } => break why,
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(doubted && why.contains("was seen"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
