@@ -104,7 +104,17 @@ impl Broker {
 
     /// Stops its clock: it keeps its connections and answers nothing.
     pub fn pause(&self) {
-        kill_process(pid(self.child.as_ref().expect("it runs")), Signal::STOP).expect("it can be paused");
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(pid(child), Signal::STOP).expect("it can be paused");
+        // Each of its threads stops when it gets to it.
+        let threads = format!("/proc/{}/task", child.id());
+        wait_for("nats-server is paused", || {
+            let mut threads = fs::read_dir(&threads).expect("its threads").map(|thread| {
+                let stat = fs::read_to_string(thread.expect("a thread").path().join("stat"));
+                stat.unwrap_or_default()
+            });
+            threads.all(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T')))
+        });
     }
 
     /// Lets it go on.
