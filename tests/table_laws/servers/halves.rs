@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use longshore::adapters::JetStreamTable;
 use longshore::adapters::jetstream::Options;
 use longshore::model::{Change, Head, Row};
@@ -257,6 +258,49 @@ async fn a_page_that_is_missing_or_older_than_the_pointer_means_is_no_table() {
     };
     let (load, ()) = tokio::join!(load, back);
     assert_eq!(load.unwrap().rows.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_does_not_go_on_from_the_snapshot_is_no_table() {
+    let alone = Alone::with(Broker::start(), every(3_600_000)).await;
+    Leader::number(1).commits(&alone.table, 9).await;
+    let pointer = alone.pointer().await.map_or(0, |pointer| pointer.turn);
+    let stream = alone.connection.jetstream.get_stream(alone.names.bucket_stream()).await.unwrap();
+    let gone = alone.names.key(&format!("turn.{}", pointer + 1));
+    stream.purge().filter(gone).await.unwrap();
+    let load = open(&alone.server.url(), &alone.names).await.load().await;
+    assert!(matches!(load, Err(TableError::Damaged { why, .. }) if why.contains("goes on with turn")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_is_whole_though_its_consumers_are_deleted() {
+    let alone = Alone::with(Broker::start(), every(3_600_000)).await;
+    let mut leader = Leader::number(1);
+    leader.commits(&alone.table, 900).await;
+    let expected = alone.table.load().await.unwrap();
+    let stream = alone.connection.jetstream.get_stream(alone.names.bucket_stream()).await.unwrap();
+    let (mut deleted, mut loads) = (0, 0);
+    let deleting = async {
+        loop {
+            let names: Vec<String> =
+                stream.consumer_names().filter_map(async |name| name.ok()).collect().await;
+            for name in names {
+                deleted += u32::from(stream.delete_consumer(&name).await.is_ok());
+            }
+        }
+    };
+    let loading = async {
+        while loads < 20 {
+            let fresh = open(&alone.server.url(), &alone.names).await;
+            // Now and then it is never left in peace for as long as it needs.
+            if let Ok(load) = fresh.load().await {
+                assert_eq!(load, expected);
+                loads += 1;
+            }
+        }
+    };
+    tokio::select! { () = deleting => {}, () = loading => {} }
+    assert!(deleted > 5, "only {deleted} consumers were deleted in {loads} loads");
 }
 
 #[tokio::test(flavor = "multi_thread")]
