@@ -20,6 +20,7 @@ mod nats;
 mod operate;
 mod paper;
 mod ps;
+mod ready;
 mod runner;
 mod runners;
 mod serve;
@@ -64,6 +65,7 @@ enum Command {
     Runner(runner::Runner),
     Submit(submit::Submit),
     Ps(ps::Ps),
+    Ready(ready::Ready),
     Runners(runners::Runners),
     Why(why::Why),
     Cancel(cancel::Cancel),
@@ -171,6 +173,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Runner(runner) => whole(runner.run()),
         Command::Submit(submit) => light(submit.run()),
         Command::Ps(ps) => light(ps.run()),
+        Command::Ready(ready) => light(ready.run()),
         Command::Runners(runners) => light(runners.run()),
         Command::Why(why) => light(why.run()),
         Command::Cancel(cancel) => light(cancel.run()),

@@ -144,7 +144,6 @@ fn note(context: &Context, window: Window, paused: Option<Reason>) {
         return;
     }
     let consumer = window.as_str();
-    context.metrics.consumer_paused(consumer, paused.map(Reason::as_str), &Reason::ALL.map(Reason::as_str));
     match paused {
         Some(reason) => tracing::info!(consumer, reason = reason.as_str(), "consumer paused"),
         None => tracing::info!(consumer, "consumer resumed"),

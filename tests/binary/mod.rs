@@ -108,6 +108,11 @@ impl Server {
     pub fn start_at(data: &Path, listen: &str, more: &[&OsStr]) -> Self {
         let mut command = longshore();
         command.args(["serve", "--log-level", "warn", "--listen", listen, "--data"]).arg(data).args(more);
+        Self::started(&mut command, data)
+    }
+
+    /// With a command line of its own.
+    pub fn started(command: &mut Command, data: &Path) -> Self {
         let mut process = Process::start(command.stdout(Stdio::piped()));
         let mut first = String::new();
         let stdout = process.child.stdout.as_mut().expect("it is piped");
