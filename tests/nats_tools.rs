@@ -171,3 +171,19 @@ async fn every_command_works_with_a_replica_that_does_not_lead() {
     assert!(after.status.success(), "{}", out(&after));
     wait_for("what has ended is still there", || port.follower.task("t1"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_changes_leaders_and_leaves_nothing_behind() {
+    let broker = Broker::start();
+    let demo = longshore().args(["demo", "--json", "--nats", &broker.url()]).output().expect("it runs");
+    assert!(demo.status.success(), "{}", out(&demo));
+    let told: Value = serde_json::from_slice(&demo.stdout).expect("in JSON");
+    assert_eq!((&told["as_expected"], &told["takeover"]["wrong"]), (&json!(true), &json!([])), "{told}");
+    assert!(told["takeover"]["ended_before"].as_u64().is_some_and(|ended| ended >= 10), "{told}");
+    assert_eq!(text(&demo.stderr), "", "nothing went wrong");
+    let js = async_nats::jetstream::new(async_nats::connect(broker.url()).await.expect("it answers"));
+    assert_eq!(js.query_account().await.expect("it answers").streams, 0, "its streams are gone");
+
+    let pool = longshore().args(["demo", "--nats", &broker.url(), "--pool", "mine"]).output();
+    assert_eq!(pool.expect("it runs").status.code(), Some(2));
+}

@@ -135,6 +135,19 @@ pub async fn prepare(
     Ok(table)
 }
 
+/// Removes the streams and the bucket of a pool with all that is in them.
+pub async fn remove(connection: &Connection, names: &Names) -> Result<(), SetupError> {
+    for stream in
+        [names.submit_stream(), names.report_stream(), names.history_stream(), names.bucket_stream()]
+    {
+        if find(connection, &stream).await?.is_some() {
+            let removed = connection.jetstream.delete_stream(&stream).await;
+            removed.map_err(|why| refused(connection, format!("remove stream {stream}"), &why))?;
+        }
+    }
+    Ok(())
+}
+
 /// What was found of a stream, or of the bucket.
 #[derive(Debug)]
 pub struct Found {

@@ -5,7 +5,7 @@
 //! otherwise than the log says is said kind by kind.
 
 mod replicas;
-pub(super) mod source;
+mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,10 +17,13 @@ use serde_json::json;
 use super::failure::Failure;
 use super::paper::{Ink, Paper, counted, text};
 use crate::adapters::RedbTable;
+use crate::adapters::jetstream::JetStreamTable;
 use crate::core::{Settings, State, invariant};
 use crate::model::{Fact, Head, Row, TurnRecord};
 use crate::ports::{Load, TableError};
-use source::{Place, Source, said};
+use replicas::Compared;
+pub(super) use source::said;
+use source::{Place, Source};
 
 /// How many turns are read at once.
 const STEP: usize = 256;
@@ -148,7 +151,7 @@ impl Check {
         if paper.is_json() {
             paper.json(&json!({
                 "table": load.table, "turn": load.head.number, "rows": load.rows.len(), "broken": broken,
-                "replicas": replicas.iter().map(replicas::Compared::json).collect::<Vec<_>>(),
+                "replicas": replicas.iter().map(Compared::json).collect::<Vec<_>>(),
             }));
         } else if broken.is_empty() {
             let (rows, turn) = (counted(load.rows.len() as u64), load.head.number);
@@ -183,9 +186,24 @@ async fn examine(place: &Place) -> Result<(Source, Load, State, Vec<String>), Fa
         Err(why) if broken.is_empty() => return Err(why),
         Err(_) => return Err(Failure::Broken(broken.join("\n"))),
     };
-    let state = State::load(Arc::new(Settings::default()), load.table, load.head, load.rows.clone());
+    let state = state_of(&load);
     broken.extend(invariant::check(&state));
     Ok((source, load, state, broken))
+}
+
+/// Every rule that does not hold in a shared table, and how each replica compares with its log.
+pub(super) async fn judge(
+    table: JetStreamTable,
+    urls: &[String],
+) -> Result<(Vec<String>, Vec<Compared>), Failure> {
+    let source = Source::Shared(table);
+    let mut state = state_of(&source.load().await?);
+    let broken = invariant::check(&state);
+    Ok((broken, replicas::compare(&source, &mut state, urls).await?))
+}
+
+fn state_of(load: &Load) -> State {
+    State::load(Arc::new(Settings::default()), load.table, load.head, load.rows.clone())
 }
 
 /// What is wrong with the file itself.

@@ -35,11 +35,11 @@ struct Shown {
 
 /// What came of one replica.
 #[derive(Debug)]
-pub(super) struct Compared {
+pub(in crate::cli) struct Compared {
     url: String,
     shown: Option<Shown>,
     /// What is not as the log says; nothing if all is.
-    pub(super) differs: Vec<String>,
+    pub(in crate::cli) differs: Vec<String>,
 }
 
 /// Compares each replica with the log. `state` is the table as it was read, and stands after the last turn that
