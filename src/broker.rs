@@ -50,7 +50,7 @@ pub struct Weather {
 pub struct Connection {
     pub client: Client,
     pub jetstream: jetstream::Context,
-    /// The addresses, fit to be shown.
+    /// Where the server is, fit to be shown.
     pub url: Arc<str>,
     weather: watch::Receiver<Weather>,
     refusals: Arc<AtomicU64>,

@@ -5,8 +5,9 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`), what monitoring reads (`status`, `events`, `history`).
+//! (`runners`, `queues`), what monitoring reads (`status`, `digest`, `events`, `history`).
 
+mod digest;
 mod events;
 mod fleet;
 mod history;
@@ -190,6 +191,7 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))
+        .routes(routes!(digest::digest))
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(status::metrics))

@@ -122,6 +122,11 @@ impl Server {
         Self { process, url, data: data.to_owned() }
     }
 
+    /// On a free port, as a replica that shares its table over NATS.
+    pub fn replica(nats: &str, dir: &Path) -> Self {
+        Self::start_at(&dir.join("unused"), "127.0.0.1:0", &["--nats".as_ref(), nats.as_ref()])
+    }
+
     /// The address it listens on.
     pub fn address(&self) -> String {
         self.url.trim_start_matches("http://").to_owned()
@@ -167,6 +172,14 @@ impl Server {
 pub fn runner(url: &str, id: &str, dir: &Path, more: &[&str]) -> Process {
     let mut command = longshore();
     command.args(["runner", "--log-level", "warn", "--url", url, "--id", id, "--memory", "8GiB"]);
+    command.arg("--data").arg(dir.join(id)).args(more);
+    Process::start(&mut command)
+}
+
+/// The same over NATS.
+pub fn runner_on_nats(nats: &str, id: &str, dir: &Path, more: &[&str]) -> Process {
+    let mut command = longshore();
+    command.args(["runner", "--log-level", "warn", "--nats", nats, "--id", id, "--memory", "8GiB"]);
     command.arg("--data").arg(dir.join(id)).args(more);
     Process::start(&mut command)
 }

@@ -62,7 +62,7 @@ impl Broker {
     /// A server with a configuration file as it stands, but for the ports. Its directory is the variable
     /// `LONGSHORE_NATS_STORE`.
     pub fn start_with_file(file: &Path, variables: Vec<(String, String)>) -> Self {
-        let mut broker = Self::new(free_port(), None, "");
+        let mut broker = Self::new(free_ports()[0], None, "");
         broker.given = Some((file.to_owned(), variables));
         broker.up();
         broker
@@ -140,7 +140,7 @@ impl Broker {
         match &self.given {
             Some((file, variables)) => {
                 command.arg("-c").arg(file).args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]);
-                command.args(["--http_port", &free_port().to_string()]);
+                command.args(["--http_port", &free_ports()[0].to_string()]);
                 command.envs(variables.iter().cloned()).env("LONGSHORE_NATS_STORE", self.store());
             }
             None => {
