@@ -22,6 +22,8 @@ pub struct Broker {
     port: u16,
     cluster: Option<ClusterPart>,
     extra: String,
+    /// Whether every write is on disk before it is acknowledged.
+    syncs: bool,
     directory: TempDir,
     child: Option<Child>,
 }
@@ -42,14 +44,30 @@ impl Broker {
 
     /// The same with more lines of configuration.
     pub fn start_with(extra: &str) -> Self {
-        let mut broker = Self::new(free_port(), None, extra);
+        let mut broker = Self::new(free_ports()[0], None, extra);
+        broker.up();
+        broker
+    }
+
+    /// The same, with everything on disk before it is acknowledged.
+    pub fn start_syncing() -> Self {
+        let mut broker = Self::new(free_ports()[0], None, "");
+        broker.syncs = true;
         broker.up();
         broker
     }
 
     fn new(port: u16, cluster: Option<ClusterPart>, extra: &str) -> Self {
         let directory = TempDir::with_prefix("longshore-nats-").expect("a temporary directory");
-        Self { program: program(), port, cluster, extra: extra.to_owned(), directory, child: None }
+        Self {
+            program: program(),
+            port,
+            cluster,
+            extra: extra.to_owned(),
+            syncs: false,
+            directory,
+            child: None,
+        }
     }
 
     /// Where it listens.
@@ -109,8 +127,9 @@ impl Broker {
 
     fn configuration(&self) -> String {
         let (port, store) = (self.port, self.store());
+        let sync = if self.syncs { ", sync_interval: always" } else { "" };
         let mut text = format!(
-            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\" }}\n",
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\"{sync} }}\n",
             store.display()
         );
         if let Some(part) = &self.cluster {
@@ -154,7 +173,7 @@ pub struct Cluster {
 impl Cluster {
     /// Three servers, each ready; that they have elected a leader is for the first request to find out.
     pub fn start() -> Self {
-        let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
+        let ports = free_ports();
         let (clients, routes) = ports.split_at(3);
         let servers: Vec<Broker> = (0..3)
             .map(|index| {
@@ -193,9 +212,10 @@ fn program() -> PathBuf {
     placed
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+/// Six ports, no two of them the same.
+fn free_ports() -> [u16; 6] {
+    let held = [(); 6].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("an address").port())
 }
 
 fn pid(child: &Child) -> Pid {

@@ -60,7 +60,7 @@ pub(crate) async fn of_several_writers_exactly_one_wins_each_number<F: Fixture>(
         let table = fixture.writer().await;
         // Threads of their own, so that they really race.
         writers.push(std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
                 let mut leader = Leader::number(u128::from(writer) + 1);
                 let mut won = Vec::new();
                 for number in 1..=TURNS {

@@ -31,17 +31,14 @@ struct Seen {
 
 /// Writes one turn.
 pub(super) async fn commit(shared: &Shared, turn: &Arc<TurnRecord>) -> Commit {
-    let mut checked = shared.writing.lock().await;
+    let _writing = shared.writing.lock().await;
     if let Some(why) = shared.lost() {
         return Commit::Refused { why: why.to_string() };
     }
-    let connects = shared.bucket.connection.weather().borrow().connects;
-    if *checked != connects {
-        // Another server may answer now, or the same one with less than it had.
-        if let Err(why) = shared.last_sequence().await {
-            return answer(why);
-        }
-        *checked = connects;
+    if shared.is_unchecked()
+        && let Err(why) = shared.last_sequence().await
+    {
+        return answer(why);
     }
     settle(shared, turn).await.unwrap_or_else(answer)
 }
