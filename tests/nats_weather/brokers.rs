@@ -109,6 +109,33 @@ async fn each_node_of_a_cluster_is_killed_in_turn() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_stops_though_its_broker_is_away() {
+    let mut broker = Broker::start_syncing();
+    let scene = Scene::new();
+    let replica = scene.replicas(&broker.url(), 1).await.remove(0);
+    let runner = scene.runner("r1", &broker.url());
+    runners_ready(&replica, 1).await;
+    let producing = over_nats(&broker.url(), scene.tasks("n", 60), Duration::from_millis(20));
+    ends(&scene, 10).await;
+    tokio::task::block_in_place(|| broker.kill());
+    replica.stands("it says so", |status| status["trouble"].is_string()).await;
+    let log = replica.log_path();
+    let ended = tokio::task::block_in_place(|| replica.process.terminate());
+    let said = std::fs::read_to_string(log).expect("it was written");
+    assert_eq!(ended.code(), Some(1), "{said}");
+    is_one_clear_line(&said, &["took nothing at the end", "nothing acknowledged is lost"]);
+    tokio::task::block_in_place(|| broker.up());
+    let next = scene.replica(&broker.url());
+    let acknowledged = producing.await.expect("the producer ends");
+    all_end(&next, &acknowledged).await;
+    let connection = connect(&broker.url()).await;
+    agree_and_are_drained(&[&next], &connection).await;
+    judge(&marks(scene.dir()), &acknowledged, Starts::Once, &BTreeSet::new());
+    history_tells_all(&connection, &acknowledged).await;
+    drop(runner);
+}
+
 /// What a server says that is asked for nothing but its name.
 async fn fake(version: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

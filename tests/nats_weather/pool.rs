@@ -216,6 +216,11 @@ impl Replica {
         .await
     }
 
+    /// Where it logs.
+    pub fn log_path(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
