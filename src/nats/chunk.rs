@@ -24,6 +24,8 @@ const CHUNKS: usize = 64;
 const INPUTS: usize = 4_000;
 /// How long a message that found no room stays away.
 pub(super) const NO_ROOM: Duration = Duration::from_secs(1);
+/// How long a message stays away from a table that takes nothing.
+const TROUBLE: Duration = Duration::from_secs(1);
 /// How long a message stays away from a pool that decides nothing.
 const FROZEN: Duration = Duration::from_secs(5);
 
@@ -110,8 +112,10 @@ impl Belt {
                     settle(&context, &messages, &answers).await;
                 }
                 None => {
+                    // Whoever leads takes it at once; while nothing is taken it is not passed to and fro.
+                    let away = context.handle.status().trouble.map(|_| TROUBLE);
                     for (message, _) in &messages {
-                        acknowledge(message, AckKind::Nak(None)).await;
+                        acknowledge(message, AckKind::Nak(away)).await;
                     }
                 }
             }
@@ -119,9 +123,11 @@ impl Belt {
         });
     }
 
-    /// Waits until nothing is on its way.
+    /// Waits until nothing is on its way, as long as a take-over lasts: what a table in trouble keeps waiting for
+    /// longer comes again by itself.
     pub async fn empty(mut self) {
-        while self.settling.join_next().await.is_some() {}
+        let emptied = async { while self.settling.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(self.context.take_over, emptied).await;
     }
 }
 

@@ -125,7 +125,9 @@ async fn answer_all(
             put(context, chunk, &read, &answered, &mut answering).await;
         }
     }
-    while answering.join_next().await.is_some() {}
+    // Whom a table in trouble keeps waiting asks again.
+    let answered = async { while answering.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(context.take_over, answered).await;
 }
 
 async fn put(

@@ -1,7 +1,6 @@
 //! Submissions and cancels: three windows with credit of their own, and cancels, which are never held back.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
 use async_trait::async_trait;
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::chunk::{Belt, NO_ROOM, Taken, acknowledge};
 use super::letters;
-use super::pull::{Pulse, Source, Taker};
+use super::pull::{LOOK, Pulse, Source, Taker, untroubled};
 use crate::core::input::{Command, Input};
 use crate::core::state::Window;
 use crate::runtime::credit::{Credit, Level, Reason};
@@ -21,8 +20,6 @@ use crate::wire::submission::{Outside, read_body_from};
 
 /// The most messages of one pull.
 const PULL: usize = 2_000;
-/// How often a pause is looked at though nothing seems to have changed.
-const LOOK: Duration = Duration::from_millis(100);
 /// Places in the inbox one message takes: more than it has tasks.
 const PLACES: u64 = 1 << 10;
 
@@ -194,19 +191,21 @@ fn read(context: &Context, message: &Message) -> Result<(Vec<Input>, Vec<String>
 }
 
 async fn cancel_pulls(context: Arc<Context>, source: Source, stop: CancellationToken) {
-    let mut taker = CancelTaker { belt: Belt::new(&context), context };
+    let mut taker = CancelTaker { belt: Belt::new(&context), pulse: source.pulse(), context };
     source.pull(&mut taker, &stop).await;
     taker.belt.empty().await;
 }
 
 struct CancelTaker {
     context: Arc<Context>,
+    pulse: Arc<Pulse>,
     belt: Belt,
 }
 
 #[async_trait]
 impl Taker for CancelTaker {
     async fn credit(&mut self) -> usize {
+        untroubled(&self.context, &self.pulse).await;
         PULL
     }
 

@@ -93,6 +93,11 @@ async fn settle(shared: &Shared, turn: &Arc<TurnRecord>) -> Result<Commit, Troub
                     return Ok(Commit::Refused { why });
                 }
             }
+            Published::Nobody(why) => {
+                // Whether it is still there is for the servers to say, and is believed only in time.
+                shared.last_sequence().await?;
+                return Ok(Commit::Unknown { why });
+            }
             Published::Unknown(why) => return Ok(Commit::Unknown { why }),
         }
         if !last_why.is_empty() {

@@ -25,6 +25,8 @@ pub(super) enum Published {
     Busy(String),
     /// Nothing was stored, and nothing will be until somebody acts.
     Refused(String),
+    /// Nobody answers for the bucket: it is gone, or its servers are choosing a leader. Nothing was stored.
+    Nobody(String),
     /// It may or may not stand there.
     Unknown(String),
 }
@@ -50,6 +52,9 @@ pub(super) async fn publish(bucket: &Bucket, key: &str, bytes: Vec<u8>, after: u
         },
         Err(why) if why.kind() == RequestErrorKind::MaxPayloadExceeded => {
             Published::Refused(format!("{}; raise max_payload on the server to at least 1 MiB", chain(&why)))
+        }
+        Err(why) if why.kind() == RequestErrorKind::NoResponders => {
+            Published::Nobody(format!("no answer to {key}: {}", chain(&why)))
         }
         Err(why) => forbidden(bucket, &subject, refusals)
             .unwrap_or_else(|| Published::Unknown(format!("no answer to {key}: {}", chain(&why)))),

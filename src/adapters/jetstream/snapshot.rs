@@ -193,7 +193,7 @@ async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble
             Published::Busy(why) if tries == TRIES => return Err(Trouble::Unclear(why)),
             Published::Busy(_) => {}
             Published::Refused(why) => return Err(Trouble::Unusable(format!("{key}: {why}"))),
-            Published::Unknown(why) => return Err(Trouble::Unclear(why)),
+            Published::Nobody(why) | Published::Unknown(why) => return Err(Trouble::Unclear(why)),
         }
         drop(_writing);
         tokio::time::sleep(BUSY * tries).await;
