@@ -33,7 +33,7 @@ pub(super) struct StatusView {
     role: &'static str,
     /// The replica that leads, if one does.
     leader: Option<String>,
-    pool: &'static str,
+    pool: String,
     version: &'static str,
     /// The table's id, and the last committed turn of it.
     table: String,
@@ -88,7 +88,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
         replica: status.replica.to_string(),
         role: if status.role == Role::Leading { "leader" } else { "follower" },
         leader: status.leader.map(|leader| leader.to_string()),
-        pool: super::POOL,
+        pool: app.context.pool.clone(),
         version: env!("CARGO_PKG_VERSION"),
         table: rows.table.to_string(),
         turn: rows.turn(),
