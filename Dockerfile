@@ -19,8 +19,7 @@ FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --create-home longshore && install -d -o longshore /data
 COPY --from=build /src/target/release/longshore /usr/local/bin/longshore
 USER 10001
-# The table of a dispatcher without NATS; what a runner must remember.
-VOLUME /data
+# /data is for the table of a dispatcher without NATS and for what a runner must remember: mount a volume there.
 EXPOSE 8080
 # Of a dispatcher. What runs anything else in this image says what healthy means there, or switches it off.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=15s --retries=3 CMD ["longshore", "ready"]

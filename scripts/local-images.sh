@@ -2,7 +2,7 @@
 # Builds the images of docker-compose.yml without a registry, under the names it uses: for machines that reach
 # Debian's packages and Cargo's, and nothing else. All but Grafana's, of which there is no package.
 #
-#   scripts/local-images.sh          then: docker-compose up --no-build --scale grafana=0
+#   scripts/local-images.sh          then: docker-compose up --no-build demo prometheus
 #
 # They stand in for the published ones on this machine alone: what is in them is this machine's longshore (built for
 # release, or the binary named in LONGSHORE_BINARY), the nats-server the tests use, and Debian's Prometheus, whose
