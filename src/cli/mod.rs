@@ -21,6 +21,7 @@ mod nats;
 mod operate;
 mod paper;
 mod ps;
+mod ready;
 mod runner;
 mod runners;
 mod serve;
@@ -65,6 +66,7 @@ enum Command {
     Runner(runner::Runner),
     Submit(submit::Submit),
     Ps(ps::Ps),
+    Ready(ready::Ready),
     Runners(runners::Runners),
     Why(why::Why),
     Cancel(cancel::Cancel),
@@ -173,6 +175,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Runner(runner) => whole(runner.run()),
         Command::Submit(submit) => light(submit.run()),
         Command::Ps(ps) => light(ps.run()),
+        Command::Ready(ready) => light(ready.run()),
         Command::Runners(runners) => light(runners.run()),
         Command::Why(why) => light(why.run()),
         Command::Cancel(cancel) => light(cancel.run()),

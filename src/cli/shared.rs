@@ -64,6 +64,7 @@ pub async fn start(
         clock: clock.clone(),
         report: report(&metrics),
     };
+    tokio::spawn(count_weather(connection.clone(), metrics.clone()));
     let (inbox, outbox, words) = nats::ends(clock.clone(), shared.take_over);
     let mut polls = None;
     let (member, handle) = Member::open(parts, |handle| {
@@ -102,6 +103,20 @@ pub async fn start(
     let part = Part { member, server, inbox, words };
     let finished = tokio::spawn(part.run(context, listener, shared.take_over, stop));
     Ok(Running { address, handle, metrics, outbox: polls, finished })
+}
+
+/// Counts what happens to the connection, for as long as it is there.
+async fn count_weather(connection: Connection, metrics: Arc<Metrics>) {
+    let mut weather = connection.weather();
+    let (mut connects, mut refusals) = (0, 0);
+    loop {
+        let now = (weather.borrow_and_update().connects, connection.refusals());
+        metrics.nats(now.0 - connects, now.1 - refusals);
+        (connects, refusals) = now;
+        if weather.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A member with what it serves.

@@ -82,9 +82,12 @@ fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
             let not_before = draft.now + backoff(draft, task.spent + 1);
             spend(draft, task, &reason, Some(not_before));
         }
-        (_, Some((StopCause::AskedBack | StopCause::HandBack, reason))) => {
+        (_, Some((StopCause::AskedBack, reason))) => {
+            // What did not reach it once may not reach it again: others go first.
+            draft.state.watch.refuse(&task.id, &held.runner, draft.now, draft.state.settings.refusal_backoff);
             draft.return_task(task, &reason, None);
         }
+        (_, Some((StopCause::HandBack, reason))) => draft.return_task(task, &reason, None),
         (AttemptOutcome::Cancelled, None) => {
             let reason = format!("cancelled by its runner {}", held.runner);
             finish(draft, task, Outcome::Cancelled, Some(reason.into()), end);

@@ -80,7 +80,7 @@ pub enum Misfit {
     },
     Draining,
     Lost,
-    /// The runner refused this very task and is not asked again yet.
+    /// The runner refused this very task, or it did not reach it, and it is not asked again yet.
     RefusedBefore,
     /// Started here, the build would leave no room for a job of a running build.
     NoRoomForJobs {

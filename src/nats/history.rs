@@ -1,15 +1,13 @@
 //! History: the facts of each turn in a stream of their own, one message a turn.
 //!
-//! Law: at least once and in order. A new leader asks the stream what the last turn in it is and goes on after it
-//! from the log, so a take-over leaves no gap.
+//! Law: at least once and in order: a turn is published only when the stream has the one before it, for one that
+//! was lost on its way could not be told from one that had nothing to say. A new leader asks the stream what the
+//! last turn in it is and goes on after it from the log, so a take-over leaves no gap.
 
-use std::collections::VecDeque;
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishAckFuture;
 use futures_util::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
@@ -21,8 +19,6 @@ use crate::model::TurnRecord;
 use crate::ports::Follow;
 use crate::wire::event::{read_turn_number, write_turn};
 
-/// How many messages may be on their way.
-const ON_THE_WAY: usize = 64;
 /// The pause after a failure.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -33,8 +29,7 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
         while !stop.is_cancelled() {
             // Subscribed before the log is read, so that nothing falls between.
             let turns = context.handle.turns();
-            let publishing =
-                Publishing { context: context.clone(), unacknowledged: VecDeque::new(), last: 0 };
+            let publishing = Publishing { context: context.clone(), last: 0 };
             tokio::select! {
                 why = publishing.run(turns) => {
                     tracing::warn!(why, "history was not published; it is taken up again where it ends");
@@ -48,8 +43,7 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
 
 struct Publishing {
     context: Arc<Context>,
-    unacknowledged: VecDeque<PublishAckFuture>,
-    /// The last turn published.
+    /// The last turn that is in the stream, or had nothing to say.
     last: u64,
 }
 
@@ -110,21 +104,16 @@ impl Publishing {
         if turn.number <= self.last {
             return Ok(());
         }
+        if !turn.facts.is_empty() {
+            let mut headers = HeaderMap::new();
+            let table = self.context.handle.view().read(|state| state.table);
+            headers.insert("Nats-Msg-Id", format!("{table}.{}", turn.number).as_str());
+            let body = write_turn(turn.number, turn.at, &turn.facts);
+            let js = &self.context.connection.jetstream;
+            let sent = js.publish_with_headers(self.context.names.history(), headers, body.into()).await;
+            sent.map_err(|why| chain(&why))?.await.map_err(|why| chain(&why))?;
+        }
         self.last = turn.number;
-        if turn.facts.is_empty() {
-            return Ok(());
-        }
-        let mut headers = HeaderMap::new();
-        let table = self.context.handle.view().read(|state| state.table);
-        headers.insert("Nats-Msg-Id", format!("{table}.{}", turn.number).as_str());
-        let body = write_turn(turn.number, turn.at, &turn.facts);
-        let js = &self.context.connection.jetstream;
-        let sent = js.publish_with_headers(self.context.names.history(), headers, body.into()).await;
-        self.unacknowledged.push_back(sent.map_err(|why| chain(&why))?);
-        while self.unacknowledged.len() >= ON_THE_WAY {
-            let oldest = self.unacknowledged.pop_front().expect("there are many");
-            oldest.into_future().await.map_err(|why| chain(&why))?;
-        }
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Files by topic: what producers send (`pull`, `submissions`, `letters`), what runners report and ask
 //! (`reports`, `requests`), what the leader says (`assignments`, `events`, `history`); `door` is how any replica
-//! asks whoever leads.
+//! asks whoever leads; `streams` watches that what was promised is still there.
 
 mod assignments;
 mod chunk;
@@ -17,6 +17,7 @@ mod letters;
 mod pull;
 mod reports;
 mod requests;
+mod streams;
 mod submissions;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::Connection;
 use crate::core::Settings;
@@ -72,6 +74,7 @@ pub struct Words {
 pub struct NatsInbox {
     marks: mpsc::UnboundedSender<u64>,
     pulls: Arc<pull::Pulse>,
+    gone: streams::Gone,
 }
 
 /// The outbox of a replica on NATS: assignments go to a subject of each runner.
@@ -86,7 +89,7 @@ pub fn ends(clock: Arc<dyn Clock>, take_over: Duration) -> (NatsInbox, NatsOutbo
     let (runners, woken) = mpsc::unbounded_channel();
     let words = Words { marks: Mutex::new(Some(asked)), runners: Mutex::new(Some(woken)) };
     let pulls = Arc::new(pull::Pulse::new(clock, take_over));
-    (NatsInbox { marks, pulls }, NatsOutbox { runners }, words)
+    (NatsInbox { marks, pulls, gone: streams::Gone::default() }, NatsOutbox { runners }, words)
 }
 
 impl Inbox for NatsInbox {
@@ -97,6 +100,10 @@ impl Inbox for NatsInbox {
 
     fn trouble(&self) -> Option<String> {
         self.pulls.trouble()
+    }
+
+    fn gone(&self) -> Option<String> {
+        self.gone.why()
     }
 }
 
@@ -115,6 +122,8 @@ pub async fn serve(context: Context, inbox: NatsInbox, words: Words, stop: Cance
     let slot = &words.runners;
     let mut runners = slot.lock().expect("nobody panics with it").take().expect("served once");
     let mut status = context.handle.status_changes();
+    let watching = streams::watch(context.clone(), inbox.gone.clone(), stop.clone());
+    let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
     loop {
         let leads = async {
             // The sender goes with the process.

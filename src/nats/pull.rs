@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
+use super::Context;
 use crate::broker::{Connection, chain};
 use crate::ports::Clock;
 
@@ -23,8 +24,13 @@ const PULL: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(1);
 /// The most messages passed on at once.
 const CHUNK: usize = 256;
-/// The pause after a pull that failed.
-const AGAIN: Duration = Duration::from_millis(200);
+/// The most bytes of one pull: beyond the largest message, so that none is too large for a pull.
+const BYTES: usize = 2 << 20;
+/// The pause after a pull that failed; it doubles up to the longest.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+/// How often a pause is looked at though nothing seems to have changed.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// When the stream last answered a pull.
 pub(super) struct Pulse {
@@ -73,6 +79,14 @@ impl Pulse {
     }
 }
 
+/// Waits while the table takes nothing, and does not count that against the stream.
+pub(super) async fn untroubled(context: &Context, pulse: &Pulse) {
+    while context.handle.status().trouble.is_some() {
+        tokio::time::sleep(LOOK).await;
+        pulse.begin();
+    }
+}
+
 /// Whoever the messages of a consumer are for.
 #[async_trait]
 pub(super) trait Taker: Send {
@@ -81,6 +95,12 @@ pub(super) trait Taker: Send {
 
     /// Takes a chunk, and may wait.
     async fn take(&mut self, messages: Vec<Message>);
+}
+
+/// How pulling failed last, and the pause that follows.
+struct Failed {
+    pause: Duration,
+    why: String,
 }
 
 /// A durable consumer, made when it is missing.
@@ -106,6 +126,11 @@ impl Source {
         Self { connection: connection.clone(), stream, name, filters, ack_wait, pulse: pulse.clone() }
     }
 
+    /// What is told of its answers.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
     async fn consumer(&self) -> Result<PullConsumer, String> {
         let config = Config {
             durable_name: Some(self.name.to_owned()),
@@ -123,7 +148,7 @@ impl Source {
 
     /// Pulls until `stop` is cancelled.
     pub async fn pull(&self, taker: &mut dyn Taker, stop: &CancellationToken) {
-        let mut consumer = None;
+        let (mut consumer, mut failed) = (None, Failed { pause: AGAIN, why: String::new() });
         while !stop.is_cancelled() {
             let messages = tokio::select! {
                 messages = taker.credit() => messages,
@@ -134,23 +159,31 @@ impl Source {
                 None => match self.consumer().await {
                     Ok(made) => consumer.insert(made),
                     Err(why) => {
-                        self.failed(why, stop).await;
+                        self.failed(why, &mut failed, stop).await;
                         continue;
                     }
                 },
             };
-            if let Err(why) = self.pull_once(ready, messages, taker, stop).await {
-                consumer = None;
-                self.failed(why, stop).await;
+            match self.pull_once(ready, messages, taker, stop).await {
+                Ok(()) => failed = Failed { pause: AGAIN, why: String::new() },
+                Err(why) => {
+                    consumer = None;
+                    self.failed(why, &mut failed, stop).await;
+                }
             }
         }
     }
 
-    async fn failed(&self, why: String, stop: &CancellationToken) {
-        tracing::warn!(consumer = self.name, why, "pull failed");
+    async fn failed(&self, why: String, failed: &mut Failed, stop: &CancellationToken) {
+        match failed.why == why {
+            false => tracing::warn!(consumer = self.name, why, "pull failed"),
+            true => tracing::debug!(consumer = self.name, why, "pull failed again"),
+        }
+        failed.why.clone_from(&why);
         self.pulse.failed(why);
         // Either way the loop looks whether it is to stop.
-        let _ = tokio::time::timeout(AGAIN, stop.cancelled()).await;
+        let _ = tokio::time::timeout(failed.pause, stop.cancelled()).await;
+        failed.pause = (failed.pause * 2).min(AGAIN_MAX);
     }
 
     async fn pull_once(
@@ -160,7 +193,7 @@ impl Source {
         taker: &mut dyn Taker,
         stop: &CancellationToken,
     ) -> Result<(), String> {
-        let batch = consumer.batch().max_messages(messages).expires(PULL).messages();
+        let batch = consumer.batch().max_messages(messages).max_bytes(BYTES).expires(PULL).messages();
         let mut batch = batch.await.map_err(|why| chain(&why))?;
         let too_late = tokio::time::sleep(PULL + SLACK);
         tokio::pin!(too_late);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::chunk::{Belt, Taken};
 use super::letters;
-use super::pull::{Pulse, Source, Taker};
+use super::pull::{Pulse, Source, Taker, untroubled};
 use crate::broker::chain;
 use crate::core::input::Input;
 use crate::wire::message::{Said, read_reports};
@@ -41,19 +41,21 @@ pub(super) fn start(
 }
 
 async fn pulls(context: Arc<Context>, source: Source, stop: CancellationToken) {
-    let mut taker = ReportTaker { belt: Belt::new(&context), context };
+    let mut taker = ReportTaker { belt: Belt::new(&context), pulse: source.pulse(), context };
     source.pull(&mut taker, &stop).await;
     taker.belt.empty().await;
 }
 
 struct ReportTaker {
     context: Arc<Context>,
+    pulse: Arc<Pulse>,
     belt: Belt,
 }
 
 #[async_trait]
 impl Taker for ReportTaker {
     async fn credit(&mut self) -> usize {
+        untroubled(&self.context, &self.pulse).await;
         PULL
     }
 

@@ -13,4 +13,9 @@ pub trait Inbox: Send + Sync {
     fn trouble(&self) -> Option<String> {
         None
     }
+
+    /// Why what it held is gone, if so: until it is back no replica decides anything, and each says why.
+    fn gone(&self) -> Option<String> {
+        None
+    }
 }

@@ -83,7 +83,7 @@ pub struct Credit {
 
 impl Credit {
     /// How many more tasks may be pulled at monotonic time `now`, while `on_the_way` were pulled and are not
-    /// decided. Jobs of running builds never wait for capacity: `patient` is false for their window.
+    /// decided. Jobs of builds are always pulled: `patient` is false for their window.
     pub fn give(
         &mut self,
         level: Level,
@@ -92,10 +92,14 @@ impl Credit {
         patient: bool,
     ) -> Result<usize, Reason> {
         let room = level.window.saturating_sub(level.pending + on_the_way);
+        if !patient {
+            // Their build waits for them: a few always, and the core says which of them have no room.
+            return Ok(room.max(AHEAD_LEAST));
+        }
         if room == 0 || level.bytes_full {
             return Err(Reason::Window);
         }
-        if patient && self.wants_capacity(level, now) {
+        if self.wants_capacity(level, now) {
             return Err(Reason::Capacity);
         }
         if self.paused.take().is_some() {
@@ -212,10 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn jobs_of_running_builds_never_wait_for_capacity() {
+    fn jobs_of_builds_are_always_pulled() {
         let mut credit = Credit::default();
         assert!(credit.give(level(0), 0, START, false).is_ok());
         credit.brought(150);
         assert_eq!(credit.give(level(150), 0, START, false), Ok(850));
+        assert_eq!(credit.give(level(1_000), 0, START, false), Ok(AHEAD_LEAST));
     }
 }

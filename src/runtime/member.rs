@@ -5,7 +5,8 @@
 //! It never decides on a state that anything but committed turns was applied to.
 //!
 //! What is read is the committed state, whether the member leads or follows. A table that lost turns it had
-//! acknowledged is neither followed nor led: reads go on, everything else stops and says why.
+//! acknowledged is neither followed nor led: reads go on, everything else stops and says why. An inbox that lost
+//! what it had acknowledged leaves the table without a leader in the same way, until it is back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub struct Member {
     pub(super) counter: u64,
     settings: Arc<Settings>,
     released: bool,
+    inbox_gone: bool,
 }
 
 impl std::fmt::Debug for Member {
@@ -124,6 +126,7 @@ impl Member {
             counter: 0,
             settings: parts.settings,
             released: head.released,
+            inbox_gone: false,
         };
         Ok((member, handle))
     }
@@ -178,8 +181,12 @@ impl Member {
                 }
             };
             loop {
-                let patience = if self.released { Duration::ZERO } else { take_over };
                 let silence = self.clock.monotonic().saturating_sub(heard);
+                let patience = match self.is_inbox_gone() {
+                    true => silence + AGAIN,
+                    false if self.released => Duration::ZERO,
+                    false => take_over,
+                };
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return Turned::Stopped,
@@ -205,7 +212,9 @@ impl Member {
                     },
                     call = self.calls.recv() => drop(call), // its asker learns that nobody leads here
                     () = tokio::time::sleep(patience.saturating_sub(silence)) => {
-                        return Turned::Leaderless { silence };
+                        if !self.is_inbox_gone() {
+                            return Turned::Leaderless { silence };
+                        }
                     }
                 }
             }
@@ -246,6 +255,20 @@ impl Member {
                 Err(())
             }
         }
+    }
+
+    /// Whether nobody may lead, for want of what the inbox held; says so while it is.
+    fn is_inbox_gone(&mut self) -> bool {
+        let gone = self.inbox.gone();
+        let is_gone = gone.is_some();
+        if is_gone || std::mem::replace(&mut self.inbox_gone, is_gone) {
+            self.status.send_if_modified(|status| {
+                let before = std::mem::replace(&mut status.trouble, gone);
+                before != status.trouble
+            });
+        }
+        self.inbox_gone = is_gone;
+        is_gone
     }
 
     async fn stand_still(&mut self, why: &str, stop: &CancellationToken) -> Turned {

@@ -112,7 +112,9 @@ impl<'a> TurnLoop<'a> {
                 if stop.is_cancelled() {
                     return self.finish().await;
                 }
-                if let Some(why) = self.pulse_due().then(|| self.member.inbox.trouble()).flatten() {
+                if self.pulse_due()
+                    && let Some(why) = self.member.inbox.gone().or_else(|| self.member.inbox.trouble())
+                {
                     tracing::error!(%why, "leader steps down: its inbox does not answer");
                     return self.step_down().await;
                 }

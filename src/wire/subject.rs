@@ -5,6 +5,9 @@
 
 use crate::model::{Id, Kind, LifecycleState, QueueId, RunnerId, TaskId};
 
+/// In the metadata of every stream: the id of the table it belongs to.
+pub const OF_TABLE: &str = "longshore.table";
+
 /// The names of one pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Names {

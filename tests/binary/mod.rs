@@ -72,6 +72,24 @@ impl Process {
         self.end();
     }
 
+    /// Stops its clock: it keeps its connections and does nothing.
+    pub fn pause(&self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::STOP).expect("it is still there");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::CONT).expect("it is still there");
+    }
+
+    /// The first line it says, if its standard output is piped; empty if it ended without one.
+    pub fn first_line(&mut self) -> String {
+        let mut first = String::new();
+        let stdout = self.child.stdout.as_mut().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut first).expect("it can be read");
+        first
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("its status")
@@ -108,10 +126,13 @@ impl Server {
     pub fn start_at(data: &Path, listen: &str, more: &[&OsStr]) -> Self {
         let mut command = longshore();
         command.args(["serve", "--log-level", "warn", "--listen", listen, "--data"]).arg(data).args(more);
+        Self::started(&mut command, data)
+    }
+
+    /// With a command line of its own.
+    pub fn started(command: &mut Command, data: &Path) -> Self {
         let mut process = Process::start(command.stdout(Stdio::piped()));
-        let mut first = String::new();
-        let stdout = process.child.stdout.as_mut().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut first).expect("it says where it listens");
+        let first = process.first_line();
         let url = first.split_whitespace().find(|word| word.starts_with("http://"));
         let url = url.unwrap_or_else(|| panic!("no address in {first:?}")).to_owned();
         Self { process, url, data: data.to_owned() }

@@ -22,8 +22,12 @@ pub struct Broker {
     port: u16,
     cluster: Option<ClusterPart>,
     extra: String,
+    /// Whether every write is on disk before it is acknowledged.
+    syncs: bool,
     directory: TempDir,
     child: Option<Child>,
+    /// A configuration that is used as it stands, with the variables it needs.
+    given: Option<(PathBuf, Vec<(String, String)>)>,
 }
 
 /// What a server of a cluster knows of the others.
@@ -42,14 +46,40 @@ impl Broker {
 
     /// The same with more lines of configuration.
     pub fn start_with(extra: &str) -> Self {
-        let mut broker = Self::new(free_port(), None, extra);
+        let mut broker = Self::new(free_ports()[0], None, extra);
+        broker.up();
+        broker
+    }
+
+    /// The same, with everything on disk before it is acknowledged.
+    pub fn start_syncing() -> Self {
+        let mut broker = Self::new(free_ports()[0], None, "");
+        broker.syncs = true;
+        broker.up();
+        broker
+    }
+
+    /// A server with a configuration file as it stands, but for the ports. Its directory is the variable
+    /// `LONGSHORE_NATS_STORE`.
+    pub fn start_with_file(file: &Path, variables: Vec<(String, String)>) -> Self {
+        let mut broker = Self::new(free_ports()[0], None, "");
+        broker.given = Some((file.to_owned(), variables));
         broker.up();
         broker
     }
 
     fn new(port: u16, cluster: Option<ClusterPart>, extra: &str) -> Self {
         let directory = TempDir::with_prefix("longshore-nats-").expect("a temporary directory");
-        Self { program: program(), port, cluster, extra: extra.to_owned(), directory, child: None }
+        Self {
+            program: program(),
+            port,
+            cluster,
+            extra: extra.to_owned(),
+            syncs: false,
+            directory,
+            child: None,
+            given: None,
+        }
     }
 
     /// Where it listens.
@@ -86,7 +116,17 @@ impl Broker {
 
     /// Stops its clock: it keeps its connections and answers nothing.
     pub fn pause(&self) {
-        kill_process(pid(self.child.as_ref().expect("it runs")), Signal::STOP).expect("it can be paused");
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(pid(child), Signal::STOP).expect("it can be paused");
+        // Each of its threads stops when it gets to it.
+        let threads = format!("/proc/{}/task", child.id());
+        wait_for("nats-server is paused", || {
+            let mut threads = fs::read_dir(&threads).expect("its threads").map(|thread| {
+                let stat = fs::read_to_string(thread.expect("a thread").path().join("stat"));
+                stat.unwrap_or_default()
+            });
+            threads.all(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T')))
+        });
     }
 
     /// Lets it go on.
@@ -95,11 +135,21 @@ impl Broker {
     }
 
     fn spawn(&mut self) {
-        let file = self.directory.path().join("nats.conf");
-        fs::write(&file, self.configuration()).expect("a file");
         let log = fs::File::options().create(true).append(true).open(self.log()).expect("a file");
         let mut command = Command::new(&self.program);
-        command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        match &self.given {
+            Some((file, variables)) => {
+                command.arg("-c").arg(file).args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]);
+                command.args(["--http_port", &free_ports()[0].to_string()]);
+                command.envs(variables.iter().cloned()).env("LONGSHORE_NATS_STORE", self.store());
+            }
+            None => {
+                let file = self.directory.path().join("nats.conf");
+                fs::write(&file, self.configuration()).expect("a file");
+                command.arg("-c").arg(&file);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("nats-server starts"));
     }
 
@@ -109,8 +159,9 @@ impl Broker {
 
     fn configuration(&self) -> String {
         let (port, store) = (self.port, self.store());
+        let sync = if self.syncs { ", sync_interval: always" } else { "" };
         let mut text = format!(
-            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\" }}\n",
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\"{sync} }}\n",
             store.display()
         );
         if let Some(part) = &self.cluster {
@@ -154,7 +205,7 @@ pub struct Cluster {
 impl Cluster {
     /// Three servers, each ready; that they have elected a leader is for the first request to find out.
     pub fn start() -> Self {
-        let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
+        let ports = free_ports();
         let (clients, routes) = ports.split_at(3);
         let servers: Vec<Broker> = (0..3)
             .map(|index| {
@@ -193,9 +244,10 @@ fn program() -> PathBuf {
     placed
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
+/// Six ports, no two of them the same.
+fn free_ports() -> [u16; 6] {
+    let held = [(); 6].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("an address").port())
 }
 
 fn pid(child: &Child) -> Pid {

@@ -8,13 +8,13 @@ use futures_util::stream::BoxStream;
 use longshore::adapters::{MemoryTable, RedbTable};
 use longshore::model::turn::FORMAT;
 use longshore::model::{Change, EarlyCancel, Fact, Head, Id, Key, Row, Time, TurnId, TurnRecord};
-use longshore::ports::{Commit, Follow, History, Table};
+use longshore::ports::{Commit, Follow, Table};
 use tempfile::TempDir;
 use uuid::Uuid;
 
 /// One adapter with one fresh table.
 pub(crate) trait Fixture: Sized + Send {
-    type Table: Table + History + 'static;
+    type Table: Table + 'static;
 
     /// How many random histories the adapter is worth.
     const CASES: u32;

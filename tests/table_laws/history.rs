@@ -31,7 +31,7 @@ pub(crate) async fn story<T: Table>(table: &T, count: u64) {
     }
 }
 
-pub(crate) async fn the_facts_of_a_turn_are_there_as_soon_as_it_is<F: Fixture>() {
+pub(crate) async fn the_facts_of_a_turn_are_there_as_soon_as_it_is<F: Fixture<Table: History>>() {
     let fixture = F::fresh().await;
     let table = fixture.writer().await;
     assert_eq!(table.events(last(10)).await.unwrap(), []);
@@ -41,7 +41,7 @@ pub(crate) async fn the_facts_of_a_turn_are_there_as_soon_as_it_is<F: Fixture>()
     assert_eq!(table.events(last(10)).await.unwrap(), [expected]);
 }
 
-pub(crate) async fn the_last_turns_are_shown_unless_a_turn_is_named<F: Fixture>() {
+pub(crate) async fn the_last_turns_are_shown_unless_a_turn_is_named<F: Fixture<Table: History>>() {
     let fixture = F::fresh().await;
     let table = fixture.writer().await;
     story(&*table, 12).await;
@@ -54,7 +54,9 @@ pub(crate) async fn the_last_turns_are_shown_unless_a_turn_is_named<F: Fixture>(
     assert_eq!(asked(None, 0).await, [0; 0]);
 }
 
-pub(crate) async fn a_question_about_a_task_is_answered_from_all_turns_it_occurs_in<F: Fixture>() {
+pub(crate) async fn a_question_about_a_task_is_answered_from_all_turns_it_occurs_in<
+    F: Fixture<Table: History>,
+>() {
     let fixture = F::fresh().await;
     let table = fixture.writer().await;
     story(&*table, 400).await;
@@ -72,7 +74,7 @@ pub(crate) async fn a_question_about_a_task_is_answered_from_all_turns_it_occurs
     assert_eq!(asked("nobody", None, 10).await, []);
 }
 
-pub(crate) async fn facts_outlive_the_compaction_of_their_turns<F: Fixture>() {
+pub(crate) async fn facts_outlive_the_compaction_of_their_turns<F: Fixture<Table: History>>() {
     let fixture = F::fresh().await;
     let table = fixture.writer().await;
     story(&*table, TURNS_KEPT + 20).await;

@@ -18,7 +18,7 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 pub(crate) async fn what_is_loaded_equals_the_sum_of_all_turns<F: Fixture>() {
     // The runner of cases is synchronous: it goes to a thread with a runtime of its own.
     std::thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut runner =
             TestRunner::new(Config { cases: F::CASES, failure_persistence: None, ..Config::default() });
         let all = runner.run(&prop::collection::vec(changes(), 0..20), |turns| {

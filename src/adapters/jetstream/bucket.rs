@@ -12,7 +12,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy
 use uuid::Uuid;
 
 use super::Options;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, in_time};
 use crate::broker::{Connection, chain};
 use crate::wire::subject::Names;
 
@@ -53,7 +53,8 @@ impl Bucket {
         options: &Options,
     ) -> Result<(), Trouble> {
         let config = config(names, options, Uuid::now_v7());
-        connection.jetstream.create_stream(config).await.map(drop).map_err(|why| match why.kind() {
+        let made = in_time("create", connection.jetstream.create_stream(config)).await?;
+        made.map(drop).map_err(|why| match why.kind() {
             CreateStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NAME_EXIST => {
                 Trouble::Unusable("it is there already; open it".to_owned())
             }
@@ -101,7 +102,8 @@ impl Bucket {
     /// The last message under `key`, in which a `*` may stand for one part. Asked of the bucket's leader: what it
     /// has stands there; what it does not have may only not have got there yet.
     pub(super) async fn last(&self, key: &str) -> Result<Option<Found>, Trouble> {
-        match self.stream.get_last_raw_message_by_subject(&self.names.key(key)).await {
+        let subject = self.names.key(key);
+        match in_time("read a message", self.stream.get_last_raw_message_by_subject(&subject)).await? {
             Ok(message) => Ok(self.key_of(&message.subject).map(|key| Found {
                 sequence: message.sequence,
                 key: key.to_owned(),
@@ -116,8 +118,8 @@ impl Bucket {
     pub(super) async fn drop_messages(&self, key: &str, before: Option<u64>) -> Result<(), Trouble> {
         let purge = self.stream.purge().filter(self.names.key(key));
         let done = match before {
-            Some(sequence) => purge.sequence(sequence).await,
-            None => purge.await,
+            Some(sequence) => in_time("purge", purge.sequence(sequence).into_future()).await?,
+            None => in_time("purge", purge.into_future()).await?,
         };
         done.map(drop).map_err(|why| Trouble::unclear("purge", &why))
     }
@@ -128,7 +130,8 @@ impl Bucket {
     }
 
     async fn ask(&self) -> Result<Info, Trouble> {
-        let asked = self.connection.jetstream.get_stream(self.names.bucket_stream()).await;
+        let asked = self.connection.jetstream.get_stream(self.names.bucket_stream());
+        let asked = in_time("ask for the bucket", asked).await?;
         asked.map(|stream| stream.cached_info().clone()).map_err(|why| Trouble::of_stream(&why))
     }
 }

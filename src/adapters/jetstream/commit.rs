@@ -31,17 +31,14 @@ struct Seen {
 
 /// Writes one turn.
 pub(super) async fn commit(shared: &Shared, turn: &Arc<TurnRecord>) -> Commit {
-    let mut checked = shared.writing.lock().await;
+    let _writing = shared.writing.lock().await;
     if let Some(why) = shared.lost() {
         return Commit::Refused { why: why.to_string() };
     }
-    let connects = shared.bucket.connection.weather().borrow().connects;
-    if *checked != connects {
-        // Another server may answer now, or the same one with less than it had.
-        if let Err(why) = shared.last_sequence().await {
-            return answer(why);
-        }
-        *checked = connects;
+    if shared.is_unchecked()
+        && let Err(why) = shared.last_sequence().await
+    {
+        return answer(why);
     }
     settle(shared, turn).await.unwrap_or_else(answer)
 }
@@ -95,6 +92,11 @@ async fn settle(shared: &Shared, turn: &Arc<TurnRecord>) -> Result<Commit, Troub
                 if seen(shared, turn.number).is_some_and(|seen| seen.head.number == head.number) {
                     return Ok(Commit::Refused { why });
                 }
+            }
+            Published::Nobody(why) => {
+                // Whether it is still there is for the servers to say, and is believed only in time.
+                shared.last_sequence().await?;
+                return Ok(Commit::Unknown { why });
             }
             Published::Unknown(why) => return Ok(Commit::Unknown { why }),
         }

@@ -14,11 +14,11 @@ use tokio::sync::mpsc::{self, Sender};
 
 use super::Shared;
 use super::bucket::{turn_key, turn_number};
-use super::known::Step;
 use super::load::decode_turn;
 use super::log::{self, TURNS};
 use super::reader::{Entry, Reader};
 use super::trouble::Trouble;
+use crate::model::TurnId;
 use crate::ports::Follow;
 
 /// How many turns are read ahead of whoever follows.
@@ -30,8 +30,8 @@ struct Follower {
     tell: Sender<Follow>,
     /// The last turn that was passed on, or the one it was asked to begin after.
     after: u64,
-    /// Where that turn stands, once known.
-    sequence: Option<u64>,
+    /// What that turn is and where it stands, once known.
+    place: Option<(TurnId, u64)>,
 }
 
 /// Why reading stopped.
@@ -61,7 +61,7 @@ impl From<Trouble> for Stop {
 pub(super) fn follow(shared: Arc<Shared>, after: u64) -> BoxStream<'static, Follow> {
     let start = async move {
         let (tell, told) = mpsc::channel(AHEAD);
-        tokio::spawn(Follower { shared, tell, after, sequence: None }.run());
+        tokio::spawn(Follower { shared, tell, after, place: None }.run());
         stream::unfold(told, async |mut told| told.recv().await.map(|said| (said, told)))
     };
     stream::once(start).flatten().boxed()
@@ -100,6 +100,8 @@ impl Follower {
     async fn read(&mut self) -> Stop {
         let shared = self.shared.clone();
         let mut lost = shared.lost.subscribe();
+        let mut weather = shared.bucket.connection.weather();
+        let connects = weather.borrow_and_update().connects;
         let mut reader = match self.start().await {
             Ok(from) => match Reader::start(&shared.bucket, &[TURNS], from).await {
                 Ok(reader) => reader,
@@ -115,6 +117,10 @@ impl Follower {
                     return Stop::Say(Follow::Lost { why });
                 }
                 () = self.tell.closed() => return Stop::Unheard,
+                // What the consumer was asked for went with the connection, and maybe more than that.
+                _ = weather.wait_for(|weather| weather.connects != connects) => {
+                    return Stop::Failed("connected anew".to_owned());
+                }
                 entry = reader.next() => entry,
             };
             let passed = match entry {
@@ -134,21 +140,20 @@ impl Follower {
             return Ok(1);
         }
         let bucket = &self.shared.bucket;
-        if let Some(turn) = bucket.last(&turn_key(self.after)).await? {
-            if let Some(seen) = self.sequence.filter(|seen| *seen != turn.sequence) {
-                let why =
-                    format!("turn {} stands at sequence {}, it was at {seen}", self.after, turn.sequence);
-                return Err(self.shared.is_lost(why).into());
+        if let Some(found) = bucket.last(&turn_key(self.after)).await? {
+            let place = (decode_turn(self.after, &found.bytes)?.id, found.sequence);
+            if self.place.is_some_and(|seen| seen != place) {
+                return Err(self.shared.is_lost(format!("turn {} is not the one it was", self.after)).into());
             }
-            self.sequence = Some(turn.sequence);
-            return Ok(turn.sequence + 1);
+            self.place = Some(place);
+            return Ok(found.sequence + 1);
         }
         let last = log::last_number(bucket).await?;
         if last >= self.after {
             return Ok(1); // dropped; the next one may still be there
         }
         let seen = self.shared.seen().map_or(0, |(_, head)| head.number);
-        if self.sequence.is_none() && seen < self.after {
+        if self.place.is_none() && seen < self.after {
             return Err(Stop::Say(Follow::Behind));
         }
         let why = format!("the log ends with turn {last}, and turn {} was seen", self.after);
@@ -158,9 +163,9 @@ impl Follower {
     async fn pass(&mut self, entry: &Entry) -> Result<(), Stop> {
         let Some(number) = turn_number(&entry.key) else { return Ok(()) };
         if number <= self.after {
-            return match self.sequence.filter(|seen| entry.sequence > *seen) {
+            return match self.place.filter(|(_, seen)| entry.sequence > *seen) {
                 None => Ok(()), // read from the beginning, for want of a better place
-                Some(seen) => {
+                Some((_, seen)) => {
                     let after = self.after;
                     let why =
                         format!("turn {number} stands after sequence {seen}, where turn {after} was seen");
@@ -172,10 +177,9 @@ impl Follower {
             return Err(Stop::Say(Follow::Behind));
         }
         let turn = decode_turn(number, entry.bytes())?;
-        if self.shared.take_in(entry.sequence, &turn)? == Step::Gap {
-            // This process has not loaded what came before; it will when it has to write.
-        }
-        (self.after, self.sequence) = (number, Some(entry.sequence));
+        // With a gap, this process has not loaded what came before; it will when it has to write.
+        self.shared.take_in(entry.sequence, &turn)?;
+        (self.after, self.place) = (number, Some((turn.id, entry.sequence)));
         self.tell.send(Follow::Turn(turn)).await.map_err(|_| Stop::Unheard)
     }
 }

@@ -26,6 +26,7 @@ mod trouble;
 pub use history::JetStreamHistory;
 pub use setup::{Room, SetupError, prepare};
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -57,7 +58,8 @@ const CERTAIN_AFTER: Duration = Duration::from_secs(20);
 pub struct Options {
     /// How many servers keep it; three in production.
     pub replicas: usize,
-    /// What it may hold, in bytes. The servers set it aside.
+    /// What it may hold, in bytes; the servers set it aside. It has to take the last 1,000 turns and the rows twice:
+    /// a new leader writes the snapshot anew before the old one is dropped.
     pub max_bytes: u64,
     /// How many may read it at once; each follower is one.
     pub max_consumers: i32,
@@ -83,9 +85,10 @@ struct Shared {
     options: Options,
     /// Nothing until the table was loaded once.
     known: Mutex<Option<Known>>,
-    /// Who holds it writes: one at a time, so that each knows the last sequence. What it holds is the number of
-    /// connections after which the bucket was last looked at.
-    writing: tokio::sync::Mutex<u64>,
+    /// Who holds it writes: one at a time, so that each knows the last sequence.
+    writing: tokio::sync::Mutex<()>,
+    /// The number of connections after which the bucket was last found to have what was seen of it.
+    checked: AtomicU64,
     snapshot: tokio::sync::Mutex<Snapshot>,
     /// Why nothing is written or followed any more, if so.
     lost: watch::Sender<Option<Arc<str>>>,
@@ -118,6 +121,7 @@ impl JetStreamTable {
             options,
             known: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
+            checked: AtomicU64::new(0),
             snapshot: tokio::sync::Mutex::default(),
             lost: watch::Sender::new(None),
             doubted: Mutex::default(),
@@ -162,16 +166,47 @@ impl Shared {
         if let Some(why) = self.lost() {
             return Err(Trouble::Lost(why.to_string()));
         }
-        let seen = self.seen().map_or(0, |(sequence, _)| sequence);
-        match self.bucket.last_sequence().await {
-            Ok(last) if last < seen => Err(self.ends_before(last, seen)),
-            Ok(last) => {
-                *self.doubted.lock().expect("a plain value") = None;
-                Ok(last)
+        let connects = self.bucket.connection.weather().borrow().connects;
+        let seen = self.seen();
+        let last = match self.bucket.last_sequence().await {
+            Err(Trouble::Lost(why)) => return Err(self.is_lost(why)),
+            Err(Trouble::Missing(why)) => return Err(self.doubt_for(CERTAIN_AFTER, why)),
+            other => other?,
+        };
+        if let Some((sequence, head)) = seen {
+            if last < sequence {
+                return Err(self.ends_before(last, sequence));
             }
-            Err(Trouble::Lost(why)) => Err(self.is_lost(why)),
-            Err(Trouble::Missing(why)) => Err(self.doubt_for(CERTAIN_AFTER, why)),
-            Err(why) => Err(why),
+            if self.is_unchecked() {
+                self.check(&head).await?;
+            }
+        }
+        self.checked.store(connects, Ordering::Relaxed);
+        *self.doubted.lock().expect("a plain value") = None;
+        Ok(last)
+    }
+
+    /// Whether another server may answer now than before, or the same one with less than it had.
+    fn is_unchecked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed) != self.bucket.connection.weather().borrow().connects
+    }
+
+    /// Makes sure that the last turn seen is still the one it was: a bucket that was put back may have grown past
+    /// it again.
+    async fn check(&self, head: &Head) -> Result<(), Trouble> {
+        if head.number == 0 {
+            return Ok(());
+        }
+        match self.bucket.last(&bucket::turn_key(head.number)).await? {
+            Some(found) if load::decode_turn(head.number, &found.bytes)?.id == head.id => Ok(()),
+            Some(_) => Err(self.is_lost(format!("turn {} is not the one it was", head.number))),
+            None => {
+                match log::last_number(&self.bucket).await? {
+                    last if last < head.number => Err(self
+                        .doubt(format!("the log ends with turn {last}, and turn {} was seen", head.number))),
+                    _ => Ok(()), // dropped since
+                }
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{Error, ErrorCode};
 
 use super::bucket::Bucket;
+use super::trouble::in_time;
 use crate::broker::{ANSWER_WITHIN, chain};
 
 /// How a write went.
@@ -24,11 +25,13 @@ pub(super) enum Published {
     Busy(String),
     /// Nothing was stored, and nothing will be until somebody acts.
     Refused(String),
+    /// Nobody answers for the bucket: it is gone, or its servers are choosing a leader. Nothing was stored.
+    Nobody(String),
     /// It may or may not stand there.
     Unknown(String),
 }
 
-/// Writes `bytes` under `key` if the bucket's last sequence is `after`. Answers within `ANSWER_WITHIN`.
+/// Writes `bytes` under `key` if the bucket's last sequence is `after`. Answers within a few seconds.
 pub(super) async fn publish(bucket: &Bucket, key: &str, bytes: Vec<u8>, after: u64) -> Published {
     let subject = bucket.names.key(key);
     let mut headers = HeaderMap::new();
@@ -36,7 +39,12 @@ pub(super) async fn publish(bucket: &Bucket, key: &str, bytes: Vec<u8>, after: u
     headers.insert(NATS_EXPECTED_STREAM, bucket.names.bucket_stream());
     let request = Request::new().headers(headers).payload(bytes.into()).timeout(Some(ANSWER_WITHIN));
     let refusals = bucket.connection.refusals();
-    match bucket.connection.client.send_request(subject.clone(), request).await {
+    let sent = in_time(key, bucket.connection.client.send_request(subject.clone(), request));
+    let answer = match sent.await {
+        Ok(answer) => answer,
+        Err(why) => return Published::Unknown(why.why()),
+    };
+    match answer {
         Ok(answer) => match serde_json::from_slice(&answer.payload) {
             Ok(Response::Ok::<PublishAck>(stored)) => Published::At(stored.sequence),
             Ok(Response::Err { error }) => refused(bucket, &error),
@@ -44,6 +52,9 @@ pub(super) async fn publish(bucket: &Bucket, key: &str, bytes: Vec<u8>, after: u
         },
         Err(why) if why.kind() == RequestErrorKind::MaxPayloadExceeded => {
             Published::Refused(format!("{}; raise max_payload on the server to at least 1 MiB", chain(&why)))
+        }
+        Err(why) if why.kind() == RequestErrorKind::NoResponders => {
+            Published::Nobody(format!("no answer to {key}: {}", chain(&why)))
         }
         Err(why) => forbidden(bucket, &subject, refusals)
             .unwrap_or_else(|| Published::Unknown(format!("no answer to {key}: {}", chain(&why)))),

@@ -20,10 +20,8 @@ use super::bucket::MESSAGE_BYTES;
 use super::{JetStreamTable, Options};
 use crate::broker::{Connection, chain};
 use crate::ports::TableError;
-use crate::wire::subject::Names;
+use crate::wire::subject::{Names, OF_TABLE as TABLE};
 
-/// In the metadata of every stream: the id of the table it belongs to.
-const TABLE: &str = "longshore.table";
 /// In the metadata of the bucket, once everything is there.
 const COMPLETE: &str = "longshore.complete";
 /// How many consumers a stream may have: the leader's own and what operators look with.

@@ -21,7 +21,7 @@ use super::known::News;
 use super::log::TURNS;
 use super::pages::{FOLDERS, PageId, Pages};
 use super::publish::{Published, publish};
-use super::trouble::Trouble;
+use super::trouble::{Trouble, in_time};
 use crate::model::turn::FORMAT;
 use crate::ports::table::TURNS_KEPT;
 use crate::wire::snapshot::{decode_pointer, encode_pointer};
@@ -193,7 +193,7 @@ async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble
             Published::Busy(why) if tries == TRIES => return Err(Trouble::Unclear(why)),
             Published::Busy(_) => {}
             Published::Refused(why) => return Err(Trouble::Unusable(format!("{key}: {why}"))),
-            Published::Unknown(why) => return Err(Trouble::Unclear(why)),
+            Published::Nobody(why) | Published::Unknown(why) => return Err(Trouble::Unclear(why)),
         }
         drop(_writing);
         tokio::time::sleep(BUSY * tries).await;
@@ -203,12 +203,13 @@ async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble
 
 /// Drops the pages that earlier leaderships have left behind.
 async fn tidy(shared: &Shared, pages: &Mutex<Pages>, turn: u64) -> Result<(), Trouble> {
+    const LIST: &str = "list the pages";
     for folder in FOLDERS {
         let filter = shared.bucket.names.key(&format!("{folder}.*"));
-        let listed = shared.bucket.stream.info_with_subjects(filter).await;
-        let listed = listed.map_err(|why| Trouble::unclear("list the pages", &why))?;
-        let subjects: Vec<(String, usize)> =
-            listed.try_collect().await.map_err(|why| Trouble::unclear("list the pages", &why))?;
+        let listed = in_time(LIST, shared.bucket.stream.info_with_subjects(filter)).await?;
+        let listed = listed.map_err(|why| Trouble::unclear(LIST, &why))?;
+        let subjects: Result<Vec<(String, usize)>, _> = in_time(LIST, listed.try_collect()).await?;
+        let subjects = subjects.map_err(|why| Trouble::unclear(LIST, &why))?;
         for (subject, _) in subjects {
             let id = shared.bucket.key_of(&subject).and_then(PageId::parse);
             if let Some(id) = id.filter(|id| id.made < turn && !hold(pages).has(*id)) {

@@ -3,14 +3,28 @@
 //! Law: only what was seen to be so is called lost or damaged; a missing answer is neither.
 
 use std::error::Error;
+use std::future::Future;
+use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 
-use crate::broker::chain;
+use tokio::time::timeout;
+
+use crate::broker::{ANSWER_WITHIN, chain};
 use crate::ports::TableError;
 use crate::wire::turn::DecodeError;
+
+/// How long a question to the server may take, its way through a client that is connecting anew included.
+const QUESTION_WITHIN: Duration = ANSWER_WITHIN.saturating_mul(2);
+
+/// What comes of a question to the server, which may not take for ever: a client without a connection holds back
+/// what it cannot send.
+pub(super) async fn in_time<F: Future>(doing: &str, question: F) -> Result<F::Output, Trouble> {
+    let late = |_| Trouble::Unclear(format!("{doing}: the server did not answer within {QUESTION_WITHIN:?}"));
+    timeout(QUESTION_WITHIN, question).await.map_err(late)
+}
 
 /// Why something could not be had of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
