@@ -22,7 +22,9 @@ fn code(output: &Output) -> i32 {
 fn help_says_what_there_is_and_how_to_begin() {
     let help = Command::new(cargo_bin!("longshore")).arg("--help").assert().success();
     let help = text(&help.get_output().stdout);
-    for command in ["serve", "runner", "submit", "ps", "runners", "why", "cancel", "table", "demo", "bench"] {
+    for command in
+        ["serve", "runner", "submit", "ps", "runners", "why", "cancel", "table", "doctor", "demo", "bench"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is missing in {help}");
     }
     assert!(help.contains("Exit codes"));

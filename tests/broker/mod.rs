@@ -161,7 +161,7 @@ impl Broker {
         let (port, store) = (self.port, self.store());
         let sync = if self.syncs { ", sync_interval: always" } else { "" };
         let mut text = format!(
-            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\"{sync} }}\n",
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\", max_file_store: 1TB{sync} }}\n",
             store.display()
         );
         if let Some(part) = &self.cluster {

@@ -299,10 +299,13 @@ async fn mark_complete(connection: &Connection, bucket: &str) -> Result<(), Setu
 /// What the server said, with the permission it named last if there is one.
 fn refused(connection: &Connection, what: String, why: &dyn std::error::Error) -> SetupError {
     let permission = connection.weather().borrow().refused.clone();
-    let why = match permission {
+    let mut why = match permission {
         Some(permission) => format!("{}; the server refused: {permission}", chain(why)),
         None => chain(why),
     };
+    if why.contains("insufficient storage") {
+        why += "; the servers set the room of each stream aside: lower nats.submit_bytes and the other *_bytes, or give JetStream more (max_file_store)";
+    }
     SetupError::Refused { what, why }
 }
 

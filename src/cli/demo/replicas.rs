@@ -24,6 +24,7 @@ use crate::cli::nats::Named;
 use crate::cli::paper::{Ink, Paper, took};
 use crate::cli::{shared, table};
 use crate::model::{Id, Kind, QueueId, RunnerId, TaskId};
+use crate::ports::Table as _;
 use crate::runner::backend::Backend;
 use crate::runner::nats::NatsLink;
 use crate::runtime::Stopped;
@@ -163,7 +164,8 @@ impl Replicas {
         }
         let opened = JetStreamTable::open(&self.connection, &self.named.names, Options::default()).await;
         let opened = opened.map_err(table::said)?;
-        let (broken, compared) = table::judge(opened, &[self.local.url()]).await?;
+        let load = opened.load().await.map_err(table::said)?;
+        let (broken, compared) = table::judge(load, opened, &[self.local.url()]).await?;
         change.wrong.extend(broken);
         change.wrong.extend(compared.into_iter().flat_map(|one| one.differs));
         Ok(())

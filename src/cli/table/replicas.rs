@@ -36,7 +36,8 @@ struct Shown {
 /// What came of one replica.
 #[derive(Debug)]
 pub(in crate::cli) struct Compared {
-    url: String,
+    pub(in crate::cli) url: String,
+    pub(in crate::cli) answered: bool,
     shown: Option<Shown>,
     /// What is not as the log says; nothing if all is.
     pub(in crate::cli) differs: Vec<String>,
@@ -52,7 +53,7 @@ pub(super) async fn compare(
     let mut compared = Vec::new();
     for url in urls {
         let client = Client::new(url)?;
-        let mut one = Compared { url: url.clone(), shown: None, differs: Vec::new() };
+        let mut one = Compared { url: url.clone(), answered: true, shown: None, differs: Vec::new() };
         match ask(&client, state).await {
             Ok(shown) if shown.table != state.table => {
                 one.differs.push(format!("it shows table {}, this is {}", shown.table, state.table));
@@ -64,7 +65,10 @@ pub(super) async fn compare(
                 ));
             }
             Ok(shown) => one.shown = Some(shown),
-            Err(why) => one.differs.push(why.to_string().replace('\n', " ")),
+            Err(why) => {
+                one.answered = false;
+                one.differs.push(why.to_string().replace('\n', " "));
+            }
         }
         compared.push(one);
     }
