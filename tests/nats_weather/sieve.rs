@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Which way a message goes.
@@ -67,12 +68,14 @@ impl Sieve {
             Arc::new(Shared { rule: Mutex::new(None), held: watch::Sender::new(false), lost: watch::Sender::new(0) });
         let sharing = shared.clone();
         let serving = async move {
+            // They go with the wire.
+            let mut carrying = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
                 let ((from_client, client), (from_server, server)) = (client.into_split(), server.into_split());
-                tokio::spawn(carry(from_client, server, Way::ToServer, sharing.clone()));
-                tokio::spawn(carry(from_server, client, Way::ToClient, sharing.clone()));
+                carrying.spawn(carry(from_client, server, Way::ToServer, sharing.clone()));
+                carrying.spawn(carry(from_server, client, Way::ToClient, sharing.clone()));
             }
         };
         Self { url, shared, _serving: AbortOnDropHandle::new(tokio::spawn(serving)) }
