@@ -31,7 +31,8 @@ impl Gone {
     }
 
     fn set(&self, why: Option<String>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), why.clone());
+        let before =
+            std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), why.clone());
         match why {
             Some(why) if before.is_none() => tracing::error!(why, "nothing is decided: a stream is gone"),
             None if before.is_some() => tracing::info!("all streams are there again"),

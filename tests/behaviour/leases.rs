@@ -98,7 +98,11 @@ fn an_unconfirmed_assignment_is_asked_back_and_pending_only_when_the_runner_answ
     assert_eq!(answer.stop.len(), 1);
     assert_eq!(answer.stop[0].token, first.token);
     world.end("t", AttemptOutcome::Refused);
-    assert_eq!(world.where_is("t"), "r2", "what did not reach r1 once goes to another, though that is dearer");
+    assert_eq!(
+        world.where_is("t"),
+        "r2",
+        "what did not reach r1 once goes to another, though that is dearer"
+    );
     assert!(world.held("t").token > first.token);
     assert_eq!(world.row("t").spent, 0);
 }

@@ -84,7 +84,12 @@ async fn each_node_of_a_cluster_is_killed_in_turn() {
         tokio::task::block_in_place(|| cluster.servers[victim].up());
         // Two of three must stand: the one that comes back has to have caught up before another goes.
         until("every copy is current", async || {
-            for stream in [names().bucket_stream(), names().submit_stream(), names().report_stream(), names().history_stream()] {
+            for stream in [
+                names().bucket_stream(),
+                names().submit_stream(),
+                names().report_stream(),
+                names().history_stream(),
+            ] {
                 let stream = meta.jetstream.get_stream(stream).await.ok()?;
                 let copies = stream.cached_info().cluster.as_ref()?;
                 let current = copies.replicas.iter().filter(|copy| copy.current && !copy.offline).count();

@@ -14,7 +14,8 @@ const BELIEVED: Duration = Duration::from_secs(45);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_missing_at_a_start_is_said_and_not_made_again() {
-    let all = [names().bucket_stream(), names().submit_stream(), names().report_stream(), names().history_stream()];
+    let all =
+        [names().bucket_stream(), names().submit_stream(), names().report_stream(), names().history_stream()];
     for gone in all {
         let broker = Broker::start();
         let scene = Scene::new();

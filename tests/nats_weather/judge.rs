@@ -115,7 +115,8 @@ pub async fn agree_and_are_drained(replicas: &[&Replica], connection: &Connectio
 /// What a replica shows, without what moves with the clock.
 async fn shown(replica: &Replica) -> Option<(Value, Value)> {
     let status = replica.status().await?;
-    let live = ["pending", "assigned", "running"].iter().map(|state| status["counts"][state].as_u64().unwrap_or(1));
+    let live =
+        ["pending", "assigned", "running"].iter().map(|state| status["counts"][state].as_u64().unwrap_or(1));
     if live.sum::<u64>() > 0 {
         return None;
     }
@@ -139,12 +140,15 @@ pub async fn history_tells_all(connection: &Connection, acknowledged: &BTreeSet<
             if !turns.insert(turn["turn"].as_u64().expect("a number")) {
                 continue; // at least once, as promised
             }
-            for event in turn["events"].as_array().expect("a list").iter().filter(|event| event["fact"] == "task") {
+            for event in
+                turn["events"].as_array().expect("a list").iter().filter(|event| event["fact"] == "task")
+            {
                 let word = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
                 *told.entry((word("id"), word("state"))).or_default() += 1;
             }
         }
-        let count = |id: &String, state: &str| told.get(&(id.clone(), state.to_owned())).copied().unwrap_or(0);
+        let count =
+            |id: &String, state: &str| told.get(&(id.clone(), state.to_owned())).copied().unwrap_or(0);
         let untold: Vec<&String> =
             acknowledged.iter().filter(|id| count(id, "pending") == 0 || count(id, "ended") == 0).collect();
         let twice: Vec<&String> = acknowledged.iter().filter(|id| count(id, "ended") > 1).collect();

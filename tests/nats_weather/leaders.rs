@@ -97,7 +97,9 @@ async fn a_leader_that_slept_is_refused_and_follows() {
     load.has_done(40).await;
     load.replicas[0].process.resume();
     load.replicas[0].follows().await;
-    load.replicas[0].stands("it has followed what it slept through", |status| status["turn"].as_u64() > before).await;
+    load.replicas[0]
+        .stands("it has followed what it slept through", |status| status["turn"].as_u64() > before)
+        .await;
     let log = load.replicas[0].log();
     assert!(log.contains("stopped=Deposed"), "its next turn was refused: {log}");
     let acknowledged = told(producing).await;

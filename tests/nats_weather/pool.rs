@@ -152,14 +152,14 @@ impl Drop for Scene {
             return;
         }
         let read = std::fs::read_dir(self.dir()).into_iter().flatten().flatten();
-        let mut logs: Vec<PathBuf> =
-            read.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|is| is == "log")).collect();
+        let mut logs: Vec<PathBuf> = read
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|is| is == "log"))
+            .collect();
         logs.sort();
         for log in logs {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let telling = |line: &&str| !["task admitted"]
-                .iter()
-                .any(|usual| line.contains(usual));
+            let telling = |line: &&str| !["task admitted"].iter().any(|usual| line.contains(usual));
             let lines: Vec<&str> = text.lines().filter(telling).collect();
             println!("--- {}", log.file_name().unwrap_or_default().display());
             lines[lines.len().saturating_sub(60)..].iter().for_each(|line| println!("{line}"));
@@ -205,7 +205,8 @@ impl Replica {
 
     /// Waits until it follows.
     pub async fn follows(&self) {
-        self.stands("it follows", |status| status["role"] == "follower" && status["leader"] != Value::Null).await;
+        self.stands("it follows", |status| status["role"] == "follower" && status["leader"] != Value::Null)
+            .await;
     }
 
     /// Waits until a task is in this state here.
@@ -230,7 +231,12 @@ impl Replica {
     pub async fn stop(self) {
         let log = self.log.clone();
         let ended = tokio::task::block_in_place(|| self.process.terminate());
-        assert_eq!(ended.code(), Some(0), "it stops in order: {}", std::fs::read_to_string(log).unwrap_or_default());
+        assert_eq!(
+            ended.code(),
+            Some(0),
+            "it stops in order: {}",
+            std::fs::read_to_string(log).unwrap_or_default()
+        );
     }
 }
 

@@ -23,7 +23,8 @@ impl Puppet {
     /// Listens and registers.
     pub async fn join(nats: &str, id: &str) -> Self {
         let connection = connect(nats).await;
-        let assigned = connection.client.subscribe(format!("longshore.assign.{id}")).await.expect("a subscription");
+        let assigned =
+            connection.client.subscribe(format!("longshore.assign.{id}")).await.expect("a subscription");
         let puppet = Self { id: id.to_owned(), connection, assigned, beats: 0 };
         puppet.register(&[]).await;
         puppet
@@ -94,7 +95,11 @@ impl Puppet {
 
     /// Reports a start until the stream has it.
     pub async fn started(&self, assignment: &Value) {
-        self.report("start", json!({"incarnation": "0001", "id": assignment["id"], "token": assignment["token"]})).await;
+        self.report(
+            "start",
+            json!({"incarnation": "0001", "id": assignment["id"], "token": assignment["token"]}),
+        )
+        .await;
     }
 
     /// Reports an end until the stream has it.

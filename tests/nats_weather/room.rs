@@ -31,7 +31,10 @@ async fn a_full_bucket_stops_the_pulling_and_loses_nothing() {
     };
     let status = replicas[leading].stands("it says that the table is full", troubled).await;
     let trouble = status["trouble"].as_str().expect("a text");
-    assert!(trouble.contains("max_bytes") && trouble.contains("KV_longshore"), "it says what to do: {trouble}");
+    assert!(
+        trouble.contains("max_bytes") && trouble.contains("KV_longshore"),
+        "it says what to do: {trouble}"
+    );
     let (code, why) = replicas[leading].asked("/readyz").await.expect("it answers");
     assert_eq!((code, &why["code"]), (503, &json!("table_trouble")), "{why}");
     // What producers were told is kept meanwhile, in the stream.

@@ -52,8 +52,10 @@ async fn cut_off(cut: Cut) {
     })
     .await;
     let told = marks(scene.dir());
-    let last_there = told.iter().filter(|mark| mark.runner == far.id()).map(|mark| mark.at).fold(0.0, f64::max);
-    let first_here = told.iter().filter(|mark| mark.runner == near.id()).map(|mark| mark.at).fold(f64::MAX, f64::min);
+    let last_there =
+        told.iter().filter(|mark| mark.runner == far.id()).map(|mark| mark.at).fold(0.0, f64::max);
+    let first_here =
+        told.iter().filter(|mark| mark.runner == near.id()).map(|mark| mark.at).fold(f64::MAX, f64::min);
     assert!(last_there < first_here, "it stopped at {last_there}, and the other began at {first_here}");
     wire.to_server(true);
     wire.to_client(true);

@@ -34,6 +34,9 @@ impl Passing<'_> {
     }
 }
 
+/// A message's line and its payload.
+type Message<'a> = (&'a str, &'a [u8]);
+
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
@@ -64,8 +67,11 @@ impl Sieve {
         let server = url.trim_start_matches("nats://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("nats://{}", listener.local_addr().expect("an address"));
-        let shared =
-            Arc::new(Shared { rule: Mutex::new(None), held: watch::Sender::new(false), lost: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            rule: Mutex::new(None),
+            held: watch::Sender::new(false),
+            lost: watch::Sender::new(0),
+        });
         let sharing = shared.clone();
         let serving = async move {
             // They go with the wire.
@@ -73,7 +79,8 @@ impl Sieve {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
-                let ((from_client, client), (from_server, server)) = (client.into_split(), server.into_split());
+                let ((from_client, client), (from_server, server)) =
+                    (client.into_split(), server.into_split());
                 carrying.spawn(carry(from_client, server, Way::ToServer, sharing.clone()));
                 carrying.spawn(carry(from_server, client, Way::ToClient, sharing.clone()));
             }
@@ -149,7 +156,7 @@ fn judged(shared: &Shared, way: Way, head: &str, body: &[u8]) -> Fate {
 
 /// The length of the first whole line, with its payload if it is a message; and of a message, the line and the
 /// payload.
-fn frame(bytes: &[u8]) -> Option<(usize, Option<(&str, &[u8])>)> {
+fn frame(bytes: &[u8]) -> Option<(usize, Option<Message<'_>>)> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let head = std::str::from_utf8(&bytes[..line]).expect("the protocol is text");
     let verb = head.split_ascii_whitespace().next().unwrap_or_default().to_ascii_uppercase();
@@ -165,6 +172,9 @@ fn frame(bytes: &[u8]) -> Option<(usize, Option<(&str, &[u8])>)> {
 fn lines_and_messages_are_told_apart() {
     assert_eq!(frame(b"PING\r\nPONG\r\n"), Some((6, None)));
     assert_eq!(frame(b"PUB a.b 5\r\nhel"), None);
-    assert_eq!(frame(b"PUB a.b in 5\r\nhello\r\nPING"), Some((21, Some(("PUB a.b in 5", b"hello".as_slice())))));
+    assert_eq!(
+        frame(b"PUB a.b in 5\r\nhello\r\nPING"),
+        Some((21, Some(("PUB a.b in 5", b"hello".as_slice()))))
+    );
     assert_eq!(frame(b"INFO {"), None);
 }

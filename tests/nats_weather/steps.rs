@@ -70,7 +70,8 @@ fn hold_at(step: Step, news: News, id: String) -> impl FnMut(&Passing<'_>) -> Fa
         let to = |prefix: &str| passing.way == Way::ToServer && passing.subject.starts_with(prefix);
         let is_turn = to("$KV.longshore.turn.") && passing.says(&format!("\"{id}\"")) && passing.says(turns);
         let is_answer = passing.way == Way::ToClient && answer.as_deref() == Some(passing.subject);
-        let is_input = passing.way == Way::ToClient && passing.says(&id) && passing.subject.contains(comes_on);
+        let is_input =
+            passing.way == Way::ToClient && passing.says(&id) && passing.subject.contains(comes_on);
         let acknowledges = stored && to(news.acknowledged_on());
         let hit = match step {
             Step::Taken => is_input,

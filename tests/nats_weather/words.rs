@@ -104,7 +104,11 @@ async fn what_nobody_can_read_is_kept_with_the_reason_and_blocks_nothing() {
         ("longshore.job.pending.q$", b"{}".to_vec(), "no name"),
         ("longshore.task.cancel", b"{}".to_vec(), "id"),
         ("longshore.job.start.r1", b"[]".to_vec(), ""),
-        ("longshore.job.end.r1", br#"{"id": "t", "token": "x", "incarnation": "1", "outcome": "great"}"#.to_vec(), ""),
+        (
+            "longshore.job.end.r1",
+            br#"{"id": "t", "token": "x", "incarnation": "1", "outcome": "great"}"#.to_vec(),
+            "",
+        ),
         ("longshore.job.end.r$", b"{}".to_vec(), "no name"),
     ];
     for (subject, body, _) in &poison {
@@ -127,10 +131,12 @@ async fn what_nobody_can_read_is_kept_with_the_reason_and_blocks_nothing() {
     let letters = letters(&connection, poison.len() + 1).await;
     assert!(letters.iter().all(|letter| letter["reason"] == "malformed"), "{letters:?}");
     for (subject, _, why) in &poison {
-        let about = |letter: &&Value| letter["subject"] == *subject && letter["why"].to_string().contains(why);
+        let about =
+            |letter: &&Value| letter["subject"] == *subject && letter["why"].to_string().contains(why);
         assert!(letters.iter().any(|letter| about(&letter)), "{subject} {why:?}: {letters:?}");
     }
-    let pack = letters.iter().find(|letter| letter["input"]["tasks"].is_array() && letter["why"][1].is_string());
+    let pack =
+        letters.iter().find(|letter| letter["input"]["tasks"].is_array() && letter["why"][1].is_string());
     let why = pack.expect("the pack is kept")["why"].to_string();
     assert!(why.contains("bad id") && why.contains("task 4"), "{why}");
     let metrics = reqwest::get(format!("{}/metrics", replicas[0].url)).await.expect("it answers");
