@@ -41,8 +41,16 @@ use crate::wire::{Malformed, message};
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A leader that dies takes the questions before it along, and nobody says so: the same one is asked after each of
 /// these, together `ANSWER_WITHIN`. Asking twice changes nothing, and a lease runs from the first.
-const ASKED_AGAIN_AFTER: [Duration; 3] =
-    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(7)];
+const ASKED_AGAIN_AFTER: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+/// Where nobody listens, somebody may be taking over: it is asked again so often, with this pause.
+const NOBODY_TRIES: u32 = 6;
+const NOBODY: Duration = Duration::from_millis(500);
 /// How long the first word about the connection is waited for.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -117,10 +125,18 @@ impl NatsLink {
     async fn ask_again(&self, subject: &str, body: Vec<u8>) -> Result<Message, RequestError> {
         let body = Bytes::from(body);
         let mut waits = ASKED_AGAIN_AFTER.into_iter().peekable();
+        let mut nobody = 0;
         loop {
-            let request = async_nats::Request::new().payload(body.clone()).timeout(waits.next());
+            let wait = *waits.peek().unwrap_or(&ANSWER_WITHIN);
+            let request = async_nats::Request::new().payload(body.clone()).timeout(Some(wait));
             match self.connection.client.send_request(subject.to_owned(), request).await {
-                Err(why) if why.kind() == RequestErrorKind::TimedOut && waits.peek().is_some() => {}
+                Err(why) if why.kind() == RequestErrorKind::NoResponders && nobody < NOBODY_TRIES => {
+                    nobody += 1;
+                    sleep(NOBODY).await;
+                }
+                Err(why) if why.kind() == RequestErrorKind::TimedOut && waits.len() > 1 => {
+                    waits.next();
+                }
                 answered => return answered,
             }
         }
