@@ -4,7 +4,6 @@
 //! Law: what is judged is what producers were told, what the work itself wrote, and what the stream of history
 //! says to whoever reads it; never the rows of the dispatchers, which only have to be equal on all of them.
 
-#[allow(dead_code, reason = "this file uses its part")]
 mod binary;
 mod broker;
 #[path = "scripted/wire.rs"]

@@ -262,6 +262,29 @@ async fn a_task_is_started_once_and_reported_and_the_runner_leaves() {
 }
 
 #[tokio::test]
+async fn a_question_that_a_dying_dispatcher_took_along_is_asked_again() {
+    let broker = Broker::start();
+    let dispatcher = Dispatcher::start(&broker.url()).await;
+    dispatcher.with(|heard| {
+        heard.lease = Some(SHORT);
+        heard.unanswered = 1;
+    });
+    let directory = TempDir::new().expect("a temporary directory");
+    let registered = async {
+        let runner = run(&dispatcher, &broker.url(), directory.path(), Arc::new(NoopBackend)).await;
+        dispatcher.until("it is registered", |heard| heard.registrations.len() == 1).await;
+        dispatcher.with(|heard| heard.unanswered = 1);
+        // One of its heartbeats is lost as well: it renews its lease all the same.
+        dispatcher.until("heartbeats", |heard| heard.unanswered == 0 && heard.heartbeats > 12).await;
+        runner
+    };
+    // An answer that never comes would be waited for longer than that.
+    let runner = tokio::time::timeout(Duration::from_secs(9), registered).await.expect("it asks again");
+    assert_eq!(dispatcher.with(|heard| heard.registrations.len()), 1, "its lease never ended");
+    runner.leaves().await;
+}
+
+#[tokio::test]
 async fn many_short_tasks_are_reported_in_packs() {
     let (broker, directory) = (Broker::start(), TempDir::new().expect("a directory"));
     let dispatcher = Dispatcher::start(&broker.url()).await;

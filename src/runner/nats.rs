@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
+use async_nats::Message;
+use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::connection::State;
 use async_nats::jetstream::message::PublishMessage;
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -37,6 +39,18 @@ use crate::wire::{Malformed, message};
 
 /// How long an answer of the leader is waited for: it commits a turn first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A leader that dies takes the questions before it along, and nobody says so: the same one is asked after each of
+/// these, together `ANSWER_WITHIN`. Asking twice changes nothing, and a lease runs from the first.
+const ASKED_AGAIN_AFTER: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+/// Where nobody listens, somebody may be taking over: it is asked again so often, with this pause.
+const NOBODY_TRIES: u32 = 6;
+const NOBODY: Duration = Duration::from_millis(500);
 /// How long the first word about the connection is waited for.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -91,9 +105,7 @@ impl NatsLink {
     /// Asks the leader, and waits for its answer as long as the connection lasts.
     async fn ask(&self, ask: Ask, runner: &RunnerId, body: Vec<u8>) -> Result<Answer, LinkError> {
         let subject = self.names.ask(ask, runner);
-        let request = async_nats::Request::new().payload(body.into()).timeout(Some(ANSWER_WITHIN));
-        let sent = self.connection.client.send_request(subject.clone(), request);
-        let answered = self.while_connected(&subject, sent).await?;
+        let answered = self.while_connected(&subject, self.ask_again(&subject, body)).await?;
         let reply = answered.map_err(|why| match why.kind() {
             RequestErrorKind::NoResponders => {
                 retry(format!("{subject}: no dispatcher listens on NATS at {}", self.server))
@@ -107,6 +119,26 @@ impl NatsLink {
         match refusal::read(&reply.payload) {
             Some(why) => Err(refused(&subject, &why)),
             None => Ok(Answer { subject, body: reply.payload.to_vec() }),
+        }
+    }
+
+    async fn ask_again(&self, subject: &str, body: Vec<u8>) -> Result<Message, RequestError> {
+        let body = Bytes::from(body);
+        let mut waits = ASKED_AGAIN_AFTER.into_iter().peekable();
+        let mut nobody = 0;
+        loop {
+            let wait = *waits.peek().unwrap_or(&ANSWER_WITHIN);
+            let request = async_nats::Request::new().payload(body.clone()).timeout(Some(wait));
+            match self.connection.client.send_request(subject.to_owned(), request).await {
+                Err(why) if why.kind() == RequestErrorKind::NoResponders && nobody < NOBODY_TRIES => {
+                    nobody += 1;
+                    sleep(NOBODY).await;
+                }
+                Err(why) if why.kind() == RequestErrorKind::TimedOut && waits.len() > 1 => {
+                    waits.next();
+                }
+                answered => return answered,
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::judge::{Starts, agree_and_are_drained, all_end, history_tells_all, judge, marks};
 use super::pool::{Replica, Scene, connect, names, runners_ready, until};
-use super::producer::{over_http, over_nats};
+use super::producer::{over_http, over_nats, told};
 use crate::broker::{Broker, Cluster};
 
 const BETWEEN: Duration = Duration::from_millis(60);
@@ -35,8 +35,8 @@ async fn a_broker_is_killed_and_started_again_under_load() {
             broker.up();
         });
     }
-    let mut acknowledged = nats.await.expect("the producer ends");
-    acknowledged.extend(http.await.expect("the producer ends"));
+    let mut acknowledged = told(nats).await;
+    acknowledged.extend(told(http).await);
     all_end(&replicas[0], &acknowledged).await;
     let connection = connect(&broker.url()).await;
     agree_and_are_drained(&[&replicas[0], &replicas[1]], &connection).await;
@@ -101,8 +101,8 @@ async fn each_node_of_a_cluster_is_killed_in_turn() {
         })
         .await;
     }
-    let mut acknowledged = nats.await.expect("the producer ends");
-    acknowledged.extend(http.await.expect("the producer ends"));
+    let mut acknowledged = told(nats).await;
+    acknowledged.extend(told(http).await);
     all_end(&replicas[0], &acknowledged).await;
     let shown: Vec<&Replica> = replicas.iter().collect();
     agree_and_are_drained(&shown, &meta).await;
@@ -132,7 +132,7 @@ async fn a_dispatcher_stops_though_its_broker_is_away() {
     is_one_clear_line(&said, &["took nothing at the end", "nothing acknowledged is lost"]);
     tokio::task::block_in_place(|| broker.up());
     let next = scene.replica(&broker.url());
-    let acknowledged = producing.await.expect("the producer ends");
+    let acknowledged = told(producing).await;
     all_end(&next, &acknowledged).await;
     let connection = connect(&broker.url()).await;
     agree_and_are_drained(&[&next], &connection).await;

@@ -159,11 +159,7 @@ impl Drop for Scene {
         logs.sort();
         for log in logs {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
-            let telling = |line: &&str| {
-                !["task assigned", "task running", "task ended", "task pending", "task admitted"]
-                    .iter()
-                    .any(|usual| line.contains(usual))
-            };
+            let telling = |line: &&str| !["task admitted"].iter().any(|usual| line.contains(usual));
             let lines: Vec<&str> = text.lines().filter(telling).collect();
             println!("--- {}", log.file_name().unwrap_or_default().display());
             lines[lines.len().saturating_sub(60)..].iter().for_each(|line| println!("{line}"));

@@ -6,8 +6,10 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::pool::connect;
+use crate::binary::PATIENCE;
 
 /// Where jobs of the default queue go.
 pub const JOBS: &str = "longshore.job.pending.default";
@@ -15,6 +17,13 @@ pub const JOBS: &str = "longshore.job.pending.default";
 /// The ids of tasks.
 pub fn ids(tasks: &[Value]) -> BTreeSet<String> {
     tasks.iter().filter_map(|task| task["id"].as_str()).map(str::to_owned).collect()
+}
+
+/// What a producer was told is kept, once it is done; it does not take for ever.
+pub async fn told(producing: JoinHandle<BTreeSet<String>>) -> BTreeSet<String> {
+    let producing = AbortOnDropHandle::new(producing);
+    let done = tokio::time::timeout(PATIENCE, producing).await;
+    done.expect("all is acknowledged in time").expect("the producer does not fail")
 }
 
 /// Publishes a message until the stream has it.

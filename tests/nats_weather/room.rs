@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::judge::{Starts, agree_and_are_drained, all_end, history_tells_all, judge, marks};
 use super::pool::{Scene, connect, names, runners_ready, until};
-use super::producer::over_nats;
+use super::producer::{over_nats, told};
 use crate::broker::Broker;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,7 +38,7 @@ async fn a_full_bucket_stops_the_pulling_and_loses_nothing() {
     let (code, why) = replicas[leading].asked("/readyz").await.expect("it answers");
     assert_eq!((code, &why["code"]), (503, &json!("table_trouble")), "{why}");
     // What producers were told is kept meanwhile, in the stream.
-    let acknowledged = producing.await.expect("the producer ends");
+    let acknowledged = told(producing).await;
     let connection = connect(&broker.url()).await;
     let waiting = async || {
         let stream = connection.jetstream.get_stream(names().submit_stream()).await.ok()?;

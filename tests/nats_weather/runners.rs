@@ -41,6 +41,8 @@ async fn cut_off(cut: Cut) {
     })
     .await;
     runners_ready(&replicas[0], 2).await;
+    // The end of the short one is said; what is cut off later is another story.
+    replicas[1].has("t2", "ended").await;
     wire.to_server(cut == Cut::ToRunner);
     wire.to_client(cut == Cut::ToServer);
     let acknowledged = ids(&tasks);
@@ -128,6 +130,38 @@ async fn an_assignment_that_never_arrives_is_asked_back_and_given_to_another() {
     agree_and_are_drained(&[&replicas[0], &replicas[1]], &connection).await;
     judge(&told, &ids(&tasks), Starts::Once, &BTreeSet::new());
     drop(deaf);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_assignment_is_not_taken_from_a_runner_that_has_not_answered() {
+    let broker = Broker::start();
+    let scene = Scene::with_short_leases();
+    let replicas = scene.replicas(&broker.url(), 2).await;
+    let mut silent = Puppet::join(&broker.url(), "r1").await;
+    let connection = connect(&broker.url()).await;
+    publish(&connection.jetstream, JOBS, &json!({"id": "t0", "spec": {"command": ["true"]}})).await;
+    let first = silent.assigned("t0").await;
+    let mut other = Puppet::join(&broker.url(), "r2").await;
+    let stop = silent.asked_to_stop("t0").await;
+    assert_eq!(stop["token"], first["token"]);
+    // It says nothing of it and is alive: it may have the task for all we know.
+    for _ in 0..4 {
+        silent.beat(&[]).await;
+        other.beat(&[]).await;
+        let task = replicas[0].get("/v1/tasks/t0").await.expect("it is known");
+        assert_eq!((&task["state"], &task["runner"]), (&json!("assigned"), &json!("r1")), "{task}");
+        assert_eq!(silent.asked_to_stop("t0").await["token"], first["token"], "it is asked again");
+    }
+    silent.ended(&first, "refused").await;
+    let second = other.assigned("t0").await;
+    assert_ne!(second["token"], first["token"]);
+    other.started(&second).await;
+    other.ended(&second, "succeeded").await;
+    silent.ended(&first, "failed").await;
+    let task = replicas[1].has("t0", "ended").await;
+    assert_eq!((&task["outcome"], &task["runner"]), (&json!("succeeded"), &json!("r2")), "{task}");
+    agree_and_are_drained(&[&replicas[0], &replicas[1]], &connection).await;
+    history_tells_all(&connection, &BTreeSet::from(["t0".to_owned()])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Which way a message goes.
@@ -32,6 +33,9 @@ impl Passing<'_> {
         self.body.windows(text.len()).any(|part| part == text.as_bytes())
     }
 }
+
+/// A message's line and its payload.
+type Message<'a> = (&'a str, &'a [u8]);
 
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +74,15 @@ impl Sieve {
         });
         let sharing = shared.clone();
         let serving = async move {
+            // They go with the wire.
+            let mut carrying = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
                 let Ok(server) = TcpStream::connect(&server).await else { continue };
                 let ((from_client, client), (from_server, server)) =
                     (client.into_split(), server.into_split());
-                tokio::spawn(carry(from_client, server, Way::ToServer, sharing.clone()));
-                tokio::spawn(carry(from_server, client, Way::ToClient, sharing.clone()));
+                carrying.spawn(carry(from_client, server, Way::ToServer, sharing.clone()));
+                carrying.spawn(carry(from_server, client, Way::ToClient, sharing.clone()));
             }
         };
         Self { url, shared, _serving: AbortOnDropHandle::new(tokio::spawn(serving)) }
@@ -150,7 +156,7 @@ fn judged(shared: &Shared, way: Way, head: &str, body: &[u8]) -> Fate {
 
 /// The length of the first whole line, with its payload if it is a message; and of a message, the line and the
 /// payload.
-fn frame(bytes: &[u8]) -> Option<(usize, Option<(&str, &[u8])>)> {
+fn frame(bytes: &[u8]) -> Option<(usize, Option<Message<'_>>)> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let head = std::str::from_utf8(&bytes[..line]).expect("the protocol is text");
     let verb = head.split_ascii_whitespace().next().unwrap_or_default().to_ascii_uppercase();

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::judge::{Starts, agree_and_are_drained, all_end, history_tells_all, judge, marks};
-use super::pool::{Replica, Scene, TAKE_OVER, connect, runners_ready, until, until_within};
-use super::producer::{JOBS, publish};
+use super::pool::{Replica, Scene, TAKE_OVER, connect, runners_ready, until_within};
+use super::producer::{JOBS, ids, publish};
 use super::sieve::{Fate, Passing, Sieve, Way};
 use crate::broker::Broker;
 
@@ -36,22 +36,50 @@ enum Step {
 const STEPS: [Step; 7] =
     [Step::Taken, Step::Decided, Step::Stored, Step::Told, Step::Sent, Step::Reported, Step::Acknowledged];
 
+/// What the turn is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// A task was submitted, and is assigned at once.
+    Submission,
+    /// A task has ended, and the one that waits for its place is assigned.
+    End,
+}
+
+impl News {
+    /// A word in the subject the news comes on, and one in the turn that takes them in.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            News::Submission => (".pending.", "\"assigned\""),
+            News::End => (".end.", "\"succeeded\""),
+        }
+    }
+
+    fn acknowledged_on(self) -> &'static str {
+        match self {
+            News::Submission => "$JS.ACK.LONGSHORE_SUBMIT.",
+            News::End => "$JS.ACK.LONGSHORE_REPORT.",
+        }
+    }
+}
+
 /// Holds the wire at a step of the turn that takes in the news of task `id`.
-fn hold_at(step: Step, id: String) -> impl FnMut(&Passing<'_>) -> Fate + Send {
+fn hold_at(step: Step, news: News, id: String) -> impl FnMut(&Passing<'_>) -> Fate + Send {
     let (mut answer, mut stored, mut acknowledged) = (None::<String>, false, false);
+    let (comes_on, turns) = news.words();
     move |passing| {
         let to = |prefix: &str| passing.way == Way::ToServer && passing.subject.starts_with(prefix);
-        let is_turn = to("$KV.longshore.turn.") && passing.says(&format!("\"{id}\""));
+        let is_turn = to("$KV.longshore.turn.") && passing.says(&format!("\"{id}\"")) && passing.says(turns);
         let is_answer = passing.way == Way::ToClient && answer.as_deref() == Some(passing.subject);
         let is_input =
-            passing.way == Way::ToClient && passing.subject.contains(".pending.") && passing.says(&id);
+            passing.way == Way::ToClient && passing.says(&id) && passing.subject.contains(comes_on);
+        let acknowledges = stored && to(news.acknowledged_on());
         let hit = match step {
             Step::Taken => is_input,
             Step::Decided => is_turn,
             Step::Stored => is_answer,
             Step::Told => stored && to("longshore.assign."),
             Step::Sent => stored && (to("longshore.event.") || to("longshore.history")),
-            Step::Reported => stored && to("$JS.ACK.LONGSHORE_SUBMIT."),
+            Step::Reported => acknowledges,
             Step::Acknowledged => acknowledged,
         };
         if hit {
@@ -61,13 +89,22 @@ fn hold_at(step: Step, id: String) -> impl FnMut(&Passing<'_>) -> Fate + Send {
             answer = passing.reply.map(str::to_owned);
         }
         stored |= is_answer;
-        acknowledged |= stored && to("$JS.ACK.LONGSHORE_SUBMIT.");
+        acknowledged |= acknowledges;
         Fate::Passes
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_is_killed_between_every_two_steps_of_a_turn() {
+async fn the_leader_is_killed_between_every_two_steps_of_a_turn_that_takes_a_submission() {
+    killed_between_steps(News::Submission).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_killed_between_every_two_steps_of_a_turn_that_takes_an_end() {
+    killed_between_steps(News::End).await;
+}
+
+async fn killed_between_steps(news: News) {
     let broker = Broker::start();
     let scene = Scene::new();
     let connection = connect(&broker.url()).await;
@@ -78,24 +115,31 @@ async fn the_leader_is_killed_between_every_two_steps_of_a_turn() {
     runners_ready(&victim.0, 1).await;
     let mut acknowledged = BTreeSet::new();
     for step in STEPS {
-        let id = format!("task-{step:?}");
+        let (id, next) = (format!("first-{step:?}"), format!("next-{step:?}"));
         other.follows().await;
-        victim.1.rule(hold_at(step, id.clone()));
-        publish(&connection.jetstream, JOBS, &json!({"tasks": [scene.task(&id, 1)]})).await;
-        acknowledged.insert(id.clone());
+        victim.1.rule(hold_at(step, news, id.clone()));
+        let mut tasks = vec![scene.task(&id, 3), scene.task(&next, 1)];
+        if news == News::Submission {
+            tasks.remove(1);
+        }
+        // Each takes the whole runner.
+        tasks.iter_mut().for_each(|task| task["resources"]["cpu"] = json!(4));
+        publish(&connection.jetstream, JOBS, &json!({"tasks": tasks})).await;
+        acknowledged.extend(ids(&tasks));
         victim.1.is_held().await;
         victim.0.process.kill();
+        let next = if news == News::Submission { id } else { next };
         // The take-over, and as long again for what was pulled to come back, at most.
         let limit = TAKE_OVER * 2 + Duration::from_secs(1);
-        until_within(limit, &format!("{id} starts"), async || {
-            marks(scene.dir()).iter().any(|mark| mark.id == id && mark.word == "start").then_some(())
+        until_within(limit, &format!("{next} starts"), async || {
+            marks(scene.dir()).iter().any(|mark| mark.id == next && mark.word == "start").then_some(())
         })
         .await;
         other.leads().await;
-        // The next victim leads once the other one stops, and what was done so far is its to remember.
+        // The next victim leads once the other one stops; what was done so far is its to remember.
         victim = behind_a_sieve(&scene, &broker).await;
         victim.0.follows().await;
-        until("it has followed", async || victim.0.get(&format!("/v1/tasks/{id}")).await).await;
+        all_end(&victim.0, &acknowledged).await;
         other.stop().await;
         victim.0.leads().await;
         other = scene.replica(&broker.url());
