@@ -1,5 +1,6 @@
 # The verbs people use. Each line also runs by hand.
 
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
 .PHONY: demo test fast check sim bench up tools
@@ -33,5 +34,5 @@ bench:           ## the figures the README names
 	cargo run --release -- bench
 	cargo bench
 
-up:              ## a dispatcher in a container (see docker-compose.yml)
-	docker-compose up --build
+up:              ## two replicas on NATS, runners, Prometheus and Grafana in containers (see docker-compose.yml)
+	$(COMPOSE) up --build

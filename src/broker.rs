@@ -50,6 +50,7 @@ pub struct Weather {
 pub struct Connection {
     pub client: Client,
     pub jetstream: jetstream::Context,
+    /// Where the server is, fit to be shown.
     pub url: Arc<str>,
     weather: watch::Receiver<Weather>,
     refusals: Arc<AtomicU64>,
@@ -103,7 +104,7 @@ impl Connection {
         let client = options.connect(urls).await.map_err(|why| unreachable(chain(&why)))?;
         let jetstream =
             ContextBuilder::new().timeout(ANSWER_WITHIN).ack_timeout(ANSWER_WITHIN).build(client.clone());
-        Ok(Self { client, jetstream, url: server.url.as_str().into(), weather, refusals })
+        Ok(Self { client, jetstream, url: shown(&server.url).into(), weather, refusals })
     }
 
     /// What has happened to the connection, and every change of it.

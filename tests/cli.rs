@@ -22,7 +22,9 @@ fn code(output: &Output) -> i32 {
 fn help_says_what_there_is_and_how_to_begin() {
     let help = Command::new(cargo_bin!("longshore")).arg("--help").assert().success();
     let help = text(&help.get_output().stdout);
-    for command in ["serve", "runner", "submit", "ps", "runners", "why", "cancel", "table", "demo", "bench"] {
+    for command in
+        ["serve", "runner", "submit", "ps", "runners", "why", "cancel", "table", "doctor", "demo", "bench"]
+    {
         assert!(help.contains(&format!("\n  {command} ")), "{command} is missing in {help}");
     }
     assert!(help.contains("Exit codes"));
@@ -38,7 +40,7 @@ fn wrong_usage_and_configuration_end_with_2() {
         &["submit", "no-such-file.json"],
         &["ps", "--url", "ftp://somewhere"],
         &["ps", "--url", "https://somewhere"],
-        &["serve", "--nats", "nats://somewhere"],
+        &["runner", "--nats", "http://somewhere"],
         &["serve", "--config", "no-such-file.toml"],
         &["serve", "--listen", "nowhere"],
     ];
@@ -51,7 +53,7 @@ fn wrong_usage_and_configuration_end_with_2() {
 #[test]
 fn a_server_that_cannot_be_reached_ends_with_3_and_how_to_start_one() {
     // Nothing listens on a port that was free a moment ago and is reserved for nobody.
-    for args in [&["ps"][..], &["submit", "--", "true"], &["runners", "r1"], &["cancel", "t"]] {
+    for args in [&["ps"][..], &["ready"], &["submit", "--", "true"], &["runners", "r1"], &["cancel", "t"]] {
         let failed = Command::new(cargo_bin!("longshore"))
             .args(args)
             .args(if args.contains(&"--") { vec![] } else { vec!["--json"] })
@@ -61,6 +63,28 @@ fn a_server_that_cannot_be_reached_ends_with_3_and_how_to_start_one() {
         let said = text(&failed.get_output().stderr);
         assert!(said.contains("http://127.0.0.1:1") && said.contains("longshore serve"), "{said}");
     }
+}
+
+#[test]
+fn a_nats_server_that_cannot_be_reached_ends_with_3_and_no_password_is_shown() {
+    let url = "nats://somebody:secret@127.0.0.1:1";
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--nats", url];
+    let failed = Command::new(cargo_bin!("longshore")).args(serve).assert().code(3);
+    let said = text(&failed.get_output().stderr);
+    assert!(said.contains("nats://127.0.0.1:1") && !said.contains("secret"), "{said}");
+}
+
+#[test]
+fn ready_says_that_a_command_would_be_taken() {
+    let data = tempfile::tempdir().expect("a directory");
+    let server = Server::start(data.path());
+    let said = binary::wait_for("it leads", || {
+        let said = server.run(["ready"]);
+        assert!([0, 3].contains(&code(&said)), "{}", text(&said.stderr));
+        (code(&said) == 0).then_some(said)
+    });
+    assert_eq!(out(&said).trim(), "ready");
+    assert_eq!(server.json(["ready"]), serde_json::json!({"ready": true}));
 }
 
 #[test]

@@ -8,9 +8,10 @@ use std::time::Duration;
 use longshore::model::{
     Fact, Id, Kind, Lifecycle, LifecycleState, Outcome, Resources, RunnerState, Time, Token,
 };
+use longshore::runtime::credit::Reason;
 use longshore::telemetry::catalogue::{self, MetricKind};
 use longshore::telemetry::logs::{self, Format, Level, Logging};
-use longshore::telemetry::metrics::{Gauges, LiveTasks, MOST_QUEUES, Metrics};
+use longshore::telemetry::metrics::{Gauges, LiveTasks, MOST_QUEUES, Metrics, PAUSES};
 
 fn id(text: &str) -> Id {
     Id::parse(text).expect("a legal name")
@@ -105,6 +106,7 @@ fn gauges() -> Gauges {
         runners: [1, 0, 2, 0],
         turn: 3118,
         leader: true,
+        windows: vec![("builds", None), ("jobs", Some("capacity")), ("jobs_of_builds", None)],
         ..Gauges::default()
     }
 }
@@ -140,6 +142,8 @@ fn full_scrape() -> String {
     let metrics = Metrics::new();
     metrics.record(&everything());
     metrics.turn_committed(5, Duration::from_micros(300), Duration::from_millis(4));
+    metrics.dead_letter("malformed");
+    metrics.nats(1, 0);
     metrics.scrape(&gauges())
 }
 
@@ -172,7 +176,10 @@ fn names_and_help_keep_to_the_rules() {
             assert!(metric.name.ends_with(metric.unit), "{} is in {}", metric.name, metric.unit);
         }
         for label in metric.labels {
-            let bounded = ["kind", "queue", "outcome", "state", "answer", "report", "change", "version"];
+            let bounded = [
+                "kind", "queue", "outcome", "state", "answer", "report", "change", "version", "reason",
+                "consumer",
+            ];
             assert!(bounded.contains(label), "{} of {}", label, metric.name);
         }
     }
@@ -215,6 +222,36 @@ fn neither_names_nor_texts_become_labels_and_queues_are_cut_off() {
     };
     assert_eq!(of_queues(""), MOST_QUEUES + 1);
     assert!(scrape.contains("longshore_tasks_admitted_total{kind=\"job\",queue=\"other\"} 51"));
+}
+
+#[test]
+fn every_reason_of_a_pause_has_its_series() {
+    assert_eq!(Reason::ALL.map(Reason::as_str), PAUSES);
+    let scrape = full_scrape();
+    let series = |consumer: &str, reason: &str| {
+        format!("\nlongshore_consumer_paused{{consumer=\"{consumer}\",reason=\"{reason}\"}}")
+    };
+    for reason in PAUSES {
+        let paused = u8::from(reason == "capacity");
+        assert!(scrape.contains(&format!("{} {paused}\n", series("jobs", reason))), "{reason}");
+        assert!(scrape.contains(&format!("{} 0\n", series("builds", reason))), "{reason}");
+    }
+}
+
+#[test]
+fn a_dead_letter_is_an_increase_from_the_first_one_on() {
+    let metrics = Metrics::new();
+    let letters = |reason: &str| format!("\nlongshore_dead_letters_total{{reason=\"{reason}\"}}");
+    let scrape = metrics.scrape(&Gauges::default());
+    for reason in ["malformed", "other"] {
+        assert!(scrape.contains(&format!("{} 0\n", letters(reason))), "{reason}");
+    }
+    metrics.dead_letter("malformed");
+    metrics.dead_letter("free text");
+    let scrape = metrics.scrape(&Gauges::default());
+    for reason in ["malformed", "other"] {
+        assert!(scrape.contains(&format!("{} 1\n", letters(reason))), "{reason}");
+    }
 }
 
 #[test]

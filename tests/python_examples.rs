@@ -1,4 +1,5 @@
-//! The examples in Python, as their readers start them, against a dispatcher that keeps what it was told.
+//! The examples in Python, as their readers start them: against a dispatcher that keeps what it was told, and
+//! against a whole one.
 
 mod binary;
 mod broker;
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::stream::Config;
-use binary::Process;
+use binary::{Process, Server};
 use broker::Broker;
 use longshore::core::settings::Settings;
 use longshore::model::*;
@@ -152,4 +153,38 @@ async fn the_producer_submits_and_waits_until_all_have_ended() {
     }
     let ended = binary::wait_for("it ends", || producer.ended());
     assert!(ended.success());
+}
+
+/// Runs the producer against a whole dispatcher, and says where its five jobs ran.
+fn produce(broker: &Broker, server: &Server) -> Vec<String> {
+    server.wait_for_runners(1);
+    let mut producer = Process::start(&mut example("producer.py", broker));
+    let ended = binary::wait_for("the producer ends", || producer.ended());
+    assert!(ended.success(), "{}", server.json(["ps"]));
+    let tasks = server.json(["ps"]);
+    let hello = |task: &&serde_json::Value| task["id"].as_str().is_some_and(|id| id.starts_with("hello-"));
+    let tasks = tasks["tasks"].as_array().expect("a list").iter().filter(hello);
+    tasks
+        .map(|task| {
+            assert_eq!(task["outcome"], "succeeded", "{task}");
+            task["runner"].as_str().expect("it ran somewhere").to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_producers_jobs_run_on_the_runner_in_python_and_on_ours() {
+    let (broker, dir) = (Broker::start(), TempDir::new().expect("a directory"));
+    let server = Server::replica(&broker.url(), dir.path());
+    let python = Process::start(example("runner.py", &broker).arg("python"));
+    assert_eq!(produce(&broker, &server), ["python"; 5]);
+    assert!(python.terminate().success());
+    binary::wait_for("it has left", || {
+        server.json(["runners"])["runners"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+
+    let ours = binary::runner_on_nats(&broker.url(), "ours", dir.path(), &["--cpu", "2"]);
+    let ran = produce(&broker, &server);
+    assert_eq!(ran.iter().filter(|runner| *runner == "ours").count(), 5, "{ran:?}");
+    assert!(ours.terminate().success());
 }

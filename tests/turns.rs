@@ -184,3 +184,26 @@ fn a_runner_that_left_with_much_work_is_worked_off_over_several_turns() {
     assert!(world.state.runner(&name("r1")).is_none());
     assert_eq!(world.state.counts().assigned, 0);
 }
+
+#[test]
+fn submissions_that_find_no_room_do_not_make_a_turn_too_large() {
+    let settings = Settings { window: 10, ..Settings::default() };
+    let mut state = State::new(Arc::new(settings), Uuid::from_u128(1));
+    state.take_over(Time(1_000));
+    let mut waiting = Waiting::default();
+    for number in 0..2_000 {
+        let value = serde_json::json!({"id": format!("t{number}")});
+        let task = read_task(value, Kind::Job, &state.settings).expect("a task");
+        waiting.push(Arrived { ticket: Ticket(number), input: Input::Submit { task, sequence: number } });
+    }
+    let budget = TurnBudget { rows: 1_000, bytes: 100 << 10 };
+    let mut answered = 0;
+    while !waiting.is_empty() {
+        let id = TurnId { leader: Uuid::nil(), counter: state.turn() + 1 };
+        let turn = take_turn(&mut state, &mut waiting, id, Time(1_000), budget);
+        let said = serde_json::to_vec(&turn.facts).expect("facts").len();
+        assert!(said <= budget.bytes, "{said} bytes of facts in one turn");
+        answered += turn.effects.len();
+    }
+    assert_eq!(answered, 2_000);
+}

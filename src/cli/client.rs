@@ -184,6 +184,7 @@ async fn problem(response: Response) -> Problem {
     Problem {
         status: status.as_u16(),
         code: field("code").unwrap_or_else(|| status.as_u16().to_string()),
+        undecided: document.get("undecided").and_then(Value::as_bool).unwrap_or(false),
         detail: field("detail").or_else(|| field("title")).unwrap_or_else(spoken),
     }
 }

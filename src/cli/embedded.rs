@@ -23,6 +23,7 @@ use crate::ports::{Inbox, Outbox};
 use crate::runtime::member::{self, DoorInbox};
 use crate::runtime::{Handle, Member, Report, Stopped};
 use crate::telemetry::{Metrics, logs};
+use crate::wire::subject::DEFAULT_POOL;
 
 /// A dispatcher that runs in this process.
 #[derive(Debug)]
@@ -112,6 +113,7 @@ pub async fn compose(
     .await?;
     let outbox = made.expect("the member was opened with it");
     let context = Context {
+        pool: DEFAULT_POOL.to_owned(),
         handle: handle.clone(),
         door: Arc::new(handle.clone()),
         outbox: outbox.clone(),
@@ -137,7 +139,7 @@ async fn run(member: Member, context: Context, listener: TcpListener, stop: Canc
             stopped
         }
     });
-    if let Err(why) = http::serve(listener, context, stop_http).await {
+    if let Err(why) = http::serve(listener, vec![context], stop_http).await {
         tracing::error!(%why, "http ended");
     }
     stop_loop.cancel();

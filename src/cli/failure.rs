@@ -42,6 +42,8 @@ pub(super) struct Problem {
     pub(super) status: u16,
     pub(super) code: String,
     pub(super) detail: String,
+    /// Whether what was asked for may be durable and not decided yet.
+    pub(super) undecided: bool,
 }
 
 impl From<StartError> for Failure {

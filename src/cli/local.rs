@@ -1,5 +1,5 @@
-//! A whole Longshore in this process, on real parts: a table in a file, HTTP on a free port, runners that speak
-//! to it over HTTP. `demo` and `bench` run on it.
+//! A whole Longshore in this process, on real parts: a table in a file or on NATS, HTTP on free ports, runners
+//! that speak to it. `demo` and `bench` run on it.
 //!
 //! Law: nothing of it outlives it. Runners leave before the dispatcher stops, and the directory goes last.
 
@@ -21,17 +21,19 @@ use crate::config::{self, Flag};
 use crate::model::{Kind, Offer, Resources, RunnerId};
 use crate::runner::backend::Backend;
 use crate::runner::http::HttpLink;
+use crate::runner::link::Link;
 use crate::runner::{Runner, RunnerConfig, RunnerError};
+use crate::runtime::Stopped;
 
 /// How long runners may take to register.
 const REGISTER_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A dispatcher and its runners.
+/// Dispatchers and their runners.
 #[derive(Debug)]
 pub(super) struct Local {
-    dispatcher: Running,
-    stop: CancellationToken,
+    /// Each with what stops it, in the order they were started.
+    dispatchers: Vec<(Running, CancellationToken)>,
     runners: JoinSet<Result<(), RunnerError>>,
     stop_runners: CancellationToken,
     scratch: Scratch,
@@ -57,28 +59,52 @@ impl Local {
         base: Option<&Path>,
         settings: &[(&'static str, &str)],
     ) -> Result<Self, Failure> {
-        let scratch = Scratch::below(base)?;
-        let data = scratch.path.join("table").display().to_string();
+        let mut local = Self::empty(base)?;
+        let data = local.scratch.path.join("table").display().to_string();
         let own = [("server.listen", "127.0.0.1:0"), ("server.data", data.as_str())];
-        let flags = own.iter().chain(settings).map(|(key, value)| Flag {
-            name: key,
-            key,
-            value: (*value).to_owned(),
-        });
-        let settings = config::load(None, [], &flags.collect::<Vec<_>>())?;
+        let own: Vec<_> = own.iter().chain(settings).copied().collect();
         let stop = CancellationToken::new();
-        let dispatcher = embedded::start(&settings, stop.clone()).await?;
-        let stop_runners = CancellationToken::new();
-        Ok(Self { dispatcher, stop, runners: JoinSet::new(), stop_runners, scratch })
+        let dispatcher = embedded::start(&set(&own)?, stop.clone()).await?;
+        local.join(dispatcher, stop);
+        Ok(local)
     }
 
-    /// Where its HTTP API answers.
+    /// Nothing but a directory below `base`: dispatchers are still to join.
+    pub(super) fn empty(base: Option<&Path>) -> Result<Self, Failure> {
+        Ok(Self {
+            dispatchers: Vec::new(),
+            runners: JoinSet::new(),
+            stop_runners: CancellationToken::new(),
+            scratch: Scratch::below(base)?,
+        })
+    }
+
+    /// Takes in a dispatcher that `stop` stops.
+    pub(super) fn join(&mut self, dispatcher: Running, stop: CancellationToken) {
+        self.dispatchers.push((dispatcher, stop));
+    }
+
+    /// Stops the dispatcher that joined first, and waits until it has.
+    pub(super) async fn stop_first(&mut self) -> Stopped {
+        let (dispatcher, stop) = self.dispatchers.remove(0);
+        stop.cancel();
+        dispatcher.finished().await
+    }
+
+    /// Where the HTTP API of the dispatcher that joined last answers.
     pub(super) fn url(&self) -> String {
-        self.dispatcher.url()
+        self.dispatchers.last().expect("a dispatcher has joined").0.url()
     }
 
-    /// Adds a runner.
+    /// Adds a runner that speaks HTTP.
     pub(super) fn add(&mut self, spec: RunnerSpec<'_>, backend: Arc<dyn Backend>) -> Result<(), Failure> {
+        let link = HttpLink::new(&self.url()).map_err(|why| Failure::Broken(why.to_string()))?;
+        self.add_on(spec, Arc::new(link), backend);
+        Ok(())
+    }
+
+    /// Adds a runner that speaks over `link`.
+    pub(super) fn add_on(&mut self, spec: RunnerSpec<'_>, link: Arc<dyn Link>, backend: Arc<dyn Backend>) {
         let id = RunnerId::parse(spec.id).expect("runners of the program have legal names");
         let offer = Offer {
             kinds: BTreeSet::from([Kind::Job, Kind::Build]),
@@ -92,9 +118,7 @@ impl Local {
         };
         let data = self.scratch.path.join(spec.id);
         let config = RunnerConfig { cost: spec.cost, ..RunnerConfig::new(id, Arc::new(offer), data) };
-        let link = HttpLink::new(&self.url()).map_err(|why| Failure::Broken(why.to_string()))?;
-        self.runners.spawn(Runner::new(config, Arc::new(link), backend).run(self.stop_runners.clone()));
-        Ok(())
+        self.runners.spawn(Runner::new(config, link, backend).run(self.stop_runners.clone()));
     }
 
     /// Waits until all its runners are ready.
@@ -123,10 +147,19 @@ impl Local {
         while let Some(ended) = self.runners.join_next().await {
             ended.expect("a runner does not panic").map_err(|why| Failure::Broken(why.to_string()))?;
         }
-        self.stop.cancel();
-        self.dispatcher.finished().await;
+        // Those that follow go first: none of them has to take over.
+        for (dispatcher, stop) in self.dispatchers.into_iter().rev() {
+            stop.cancel();
+            dispatcher.finished().await;
+        }
         Ok(())
     }
+}
+
+/// The defaults with some keys set.
+pub(super) fn set(keys: &[(&'static str, &str)]) -> Result<config::Settings, Failure> {
+    let flag = |(key, value): &(&'static str, &str)| Flag { name: key, key, value: (*value).to_owned() };
+    Ok(config::load(None, [], &keys.iter().map(flag).collect::<Vec<_>>())?)
 }
 
 /// A directory that goes with its owner.

@@ -1,7 +1,7 @@
 //! The command line: reads what is asked for, puts the parts together, shows what came of it.
 //!
 //! Law: a command that talks to a server speaks the public HTTP API and nothing else; only `serve`, `demo` and
-//! `bench` compose a dispatcher, and only `table` opens its file. Every command has `--json` for machines and
+//! `bench` compose a dispatcher, and only `table` and `doctor` look at it directly. Every command has `--json` for machines and
 //! ends with 0 done, 1 the work failed, 2 wrong usage or configuration, 3 the server cannot be reached.
 //!
 //! One file a command. `client` speaks HTTP, `paper` writes to the terminal, `failure` knows the exit codes.
@@ -11,6 +11,7 @@ mod cancel;
 mod client;
 mod completions;
 mod demo;
+mod doctor;
 pub mod embedded;
 mod events;
 mod failure;
@@ -20,6 +21,7 @@ mod nats;
 mod operate;
 mod paper;
 mod ps;
+mod ready;
 mod runner;
 mod runners;
 mod serve;
@@ -64,6 +66,7 @@ enum Command {
     Runner(runner::Runner),
     Submit(submit::Submit),
     Ps(ps::Ps),
+    Ready(ready::Ready),
     Runners(runners::Runners),
     Why(why::Why),
     Cancel(cancel::Cancel),
@@ -74,6 +77,7 @@ enum Command {
     Unpause(operate::Unpause),
     Unfreeze(operate::Unfreeze),
     Table(table::Table),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Demo(demo::Demo),
     Bench(bench::Bench),
@@ -171,6 +175,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Runner(runner) => whole(runner.run()),
         Command::Submit(submit) => light(submit.run()),
         Command::Ps(ps) => light(ps.run()),
+        Command::Ready(ready) => light(ready.run()),
         Command::Runners(runners) => light(runners.run()),
         Command::Why(why) => light(why.run()),
         Command::Cancel(cancel) => light(cancel.run()),
@@ -181,6 +186,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Unpause(unpause) => light(unpause.run()),
         Command::Unfreeze(unfreeze) => light(unfreeze.run()),
         Command::Table(table) => light(table.run()),
+        Command::Doctor(doctor) => light(doctor.run()),
         Command::Completions(completions) => completions.run(),
         Command::Demo(demo) => whole(demo.run()),
         Command::Bench(bench) => whole(bench.run()),

@@ -77,6 +77,21 @@ impl NatsArgs {
 }
 
 impl Named {
+    /// The server with who we are to it.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The same server, in another pool.
+    pub(super) fn in_pool(&self, pool: &str) -> Self {
+        Self { server: self.server.clone(), names: Names::of_pool(pool) }
+    }
+
+    /// The same server and pool, as somebody of another name.
+    pub(super) fn as_somebody(&self, name: String) -> Self {
+        Self { server: Server { name, ..self.server.clone() }, names: self.names.clone() }
+    }
+
     /// Where it is, fit to be shown.
     pub(super) fn place(&self) -> String {
         shown(&self.server.url)

@@ -7,6 +7,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::paper::Paper;
 use super::{Form, LogForm, LogLevel, embedded, shared, signals};
+use crate::broker::shown;
 use crate::config::{self, Flag};
 use crate::runtime::Stopped;
 use crate::telemetry::logs;
@@ -41,7 +42,7 @@ impl Serve {
         let stop = signals::stop_asked()?;
         let (running, place) = match &settings.nats {
             Some(nats) => {
-                let place = format!("on {}", nats.server.url);
+                let place = format!("on {}", shown(&nats.server.url));
                 (shared::start(&settings, nats, stop.clone()).await?, place)
             }
             None => {

@@ -73,7 +73,7 @@ impl Default for NatsSection {
             ahead: 0,
             replicas: 1,
             table_bytes: Amount::memory(1 << 30),
-            submit_bytes: Amount::memory(8 << 30),
+            submit_bytes: Amount::memory(4 << 30),
             report_bytes: Amount::memory(1 << 30),
             history_bytes: Amount::memory(1 << 30),
             history_age: Span(Duration::from_secs(7 * 86_400)),

@@ -39,6 +39,7 @@ pub(super) fn validate(file: &File) -> Checked<Settings> {
     let (nats, mut decisions) = (nats(&file.nats)?, decisions(file)?);
     if let Some(nats) = &nats {
         decisions.window = nats.window;
+        decisions.window_share = nats.window.div_ceil(2);
     }
     Ok(Settings { server: server(file)?, nats, log: log(file)?, decisions })
 }
@@ -138,6 +139,7 @@ fn decisions(file: &File) -> Checked<Decisions> {
             &[("pack", Strategy::Pack), ("spread", Strategy::Spread)],
         )?,
         window: whole("table.window", table.window, 1, 10_000_000)?,
+        window_share: usize::MAX,
         window_bytes: bytes("table.window_bytes", &table.window_bytes, 1 << 20, 1 << 40)?,
         settle: between("verdict.settle", file.verdict.settle, Duration::ZERO, HOUR)?,
         classes_complete: classes_complete(file)?,

@@ -115,6 +115,13 @@ fn no_room(draft: &Draft, new: &NewTask) -> Option<Arc<str>> {
             format!("{waiting} {word} wait already; the window takes {limit} (table.window)").into(),
         );
     }
+    let (queue, share) = (&new.shape.queue, settings.window_share);
+    let queued = counts.queued.get(&(window, queue.clone())).copied().unwrap_or(0);
+    if queued >= share {
+        return Some(
+            format!("{queued} tasks of queue {queue} wait already; one queue takes at most {share}").into(),
+        );
+    }
     let bytes = counts.body_bytes + new.body.len();
     (bytes > settings.window_bytes).then(|| {
         let limit = settings.window_bytes;

@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use super::input::{Answer, Ticket};
 use super::state::State;
 use crate::model::{
-    Change, Ending, Fact, Key, Lifecycle, LifecycleState, Outcome, Pool, Row, Runner, RunnerId, Task, TaskId,
-    TaskState, Time, Token,
+    Change, Ending, Fact, Key, Lifecycle, LifecycleState, Offer, Outcome, Pool, Row, Runner, RunnerId, Shape,
+    Task, TaskId, TaskState, Time, Token,
 };
 
 /// What one turn may hold.
@@ -72,8 +72,10 @@ pub fn admitted_in(task: &Task) -> u64 {
 
 /// A row's encoded size besides its texts, as an upper estimate in bytes.
 const ROW_BYTES: usize = 700;
-/// The same for the fact that goes with it.
-const FACT_BYTES: usize = 350;
+/// The same of a fact.
+const FACT_BYTES: usize = 400;
+/// The same of a deleted row.
+const DELETE_BYTES: usize = 160;
 
 impl<'a> Draft<'a> {
     pub fn new(state: &'a mut State, now: Time, budget: TurnBudget) -> Self {
@@ -110,8 +112,9 @@ impl<'a> Draft<'a> {
 
     pub fn put(&mut self, row: Row) {
         self.bytes += match &row {
-            Row::Spec { body, .. } => body.len() + body.len() / 4 + 64,
-            Row::Task(_) => ROW_BYTES + FACT_BYTES,
+            Row::Spec { body, .. } => body.len() + body.len() / 4 + DELETE_BYTES,
+            Row::Task(task) => ROW_BYTES + texts_of(task),
+            Row::Runner(runner) => ROW_BYTES + texts_of_offer(&runner.offer),
             _ => ROW_BYTES,
         };
         let key = row.key();
@@ -120,7 +123,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn delete(&mut self, key: Key) {
-        self.bytes += 64;
+        self.bytes += DELETE_BYTES;
         self.state.delete(&key);
         self.change(key.clone(), Change::Delete(key));
     }
@@ -167,6 +170,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn fact(&mut self, fact: Fact) {
+        self.bytes += FACT_BYTES + text_of(&fact);
         self.turn.facts.push(fact);
     }
 
@@ -252,6 +256,51 @@ impl<'a> Draft<'a> {
         let reason: Arc<str> = reason.into();
         pending.state = TaskState::Pending { since: self.now, not_before, reason: Some(reason.clone()) };
         self.enter(pending, Some(reason));
+    }
+}
+
+/// What JSON writes around a text in a list or a map, in bytes.
+const AROUND: usize = 8;
+
+/// The bytes of the texts in a task's row that may be long or many.
+fn texts_of(task: &Task) -> usize {
+    let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+    let shapes: usize = task.jobs.iter().map(|shape| 200 + texts_of_shape(shape)).sum();
+    let said = match &task.state {
+        TaskState::Pending { reason, .. } => length(reason),
+        TaskState::Assigned(held) | TaskState::Running(held) => {
+            held.stop.as_ref().map_or(0, |stop| stop.reason.len())
+        }
+        // Output is full of characters that JSON writes as several.
+        TaskState::Ended(ending) => length(&ending.reason) + 2 * length(&ending.message),
+    };
+    said + shapes + texts_of_shape(&task.shape)
+}
+
+fn texts_of_shape(shape: &Shape) -> usize {
+    let labels = shape.labels.iter().map(|(name, value)| name.len() + value.len() + AROUND);
+    let tolerations = shape.tolerations.iter().map(|word| word.len() + AROUND);
+    let others = shape.resources.other.keys().map(|name| name.len() + AROUND + 20);
+    labels.chain(tolerations).chain(others).sum()
+}
+
+fn texts_of_offer(offer: &Offer) -> usize {
+    let labels = offer.labels.iter().map(|(name, value)| name.len() + value.len() + AROUND);
+    let taints = offer.taints.iter().map(|word| word.len() + AROUND);
+    let queues = offer.queues.iter().map(|queue| queue.as_str().len() + AROUND);
+    labels.chain(taints).chain(queues).sum()
+}
+
+/// The bytes of the free text a fact carries.
+fn text_of(fact: &Fact) -> usize {
+    match fact {
+        Fact::Task(lifecycle) => lifecycle.reason.as_ref().map_or(0, |reason| reason.len()),
+        Fact::SubmissionRefused { reason, .. }
+        | Fact::StopAsked { reason, .. }
+        | Fact::RunnerLost { reason, .. }
+        | Fact::RunnerHeld { reason, .. }
+        | Fact::Frozen { reason } => reason.len(),
+        _ => 0,
     }
 }
 

@@ -14,6 +14,9 @@ pub struct Settings {
     pub strategy: Strategy,
     /// The most pending tasks the table takes, for each of builds, jobs, and jobs of builds.
     pub window: usize,
+    /// How many of a window's tasks one queue, and with it one shape, may be. All, where producers are told that
+    /// the window is full; half, where it is filled from a stream in which others stand behind.
+    pub window_share: usize,
     /// The most bytes of bodies of live tasks the table takes.
     pub window_bytes: usize,
     pub lease: Duration,
@@ -71,6 +74,7 @@ impl Default for Settings {
             order: Order::Priority,
             strategy: Strategy::Pack,
             window: 100_000,
+            window_share: usize::MAX,
             window_bytes: 1 << 30,
             lease: Duration::from_secs(15),
             heartbeat: Duration::from_secs(5),

@@ -59,6 +59,8 @@ impl Window {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     pub pending: BTreeMap<Window, usize>,
+    /// Pending tasks by window and queue; what is 0 is left out.
+    pub queued: BTreeMap<(Window, QueueId), usize>,
     pub assigned: usize,
     pub running: usize,
     pub ended: usize,
@@ -71,6 +73,23 @@ pub struct Counts {
 pub(super) struct Entry {
     pub task: Option<Arc<Task>>,
     pub body: Option<Arc<str>>,
+}
+
+impl Counts {
+    fn join(&mut self, window: Window, queue: &QueueId) {
+        *self.pending.entry(window).or_default() += 1;
+        *self.queued.entry((window, queue.clone())).or_default() += 1;
+    }
+
+    fn leave(&mut self, window: Window, queue: &QueueId) {
+        *self.pending.entry(window).or_default() -= 1;
+        let key = (window, queue.clone());
+        let queued = self.queued.entry(key.clone()).or_default();
+        *queued -= 1;
+        if *queued == 0 {
+            self.queued.remove(&key);
+        }
+    }
 }
 
 /// The rows of one pool with their indexes.
@@ -298,7 +317,7 @@ impl State {
                     let (key, rank) = self.place_of(task);
                     self.backlog.remove(&key, rank);
                 }
-                *self.counts.pending.entry(window_of(task)).or_default() -= 1;
+                self.counts.leave(window_of(task), &task.shape.queue);
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
                 self.fleet.free(&assignment.runner, &task.id, &task.shape);
@@ -332,7 +351,7 @@ impl State {
                         self.backlog.insert(&key, rank);
                     }
                 }
-                *self.counts.pending.entry(window_of(task)).or_default() += 1;
+                self.counts.join(window_of(task), &task.shape.queue);
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
                 self.fleet.hold(&assignment.runner, &task.id, &task.shape);

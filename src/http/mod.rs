@@ -5,8 +5,9 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`), what monitoring reads (`status`, `events`, `history`).
+//! (`runners`, `queues`), what monitoring reads (`status`, `digest`, `events`, `history`).
 
+mod digest;
 mod events;
 mod fleet;
 mod history;
@@ -32,6 +33,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::serve::ListenerExt;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::{Info, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -50,16 +52,15 @@ use problem::Problem;
 use repeats::Repeats;
 use request::Asked;
 
-/// The name of the one pool this version has.
-pub const POOL: &str = "default";
 /// How long a request waits for its turn to be committed.
 pub const DECIDE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a stop waits for requests that are being answered.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// What the server speaks for.
+/// A pool the server speaks for.
 #[derive(Clone)]
 pub struct Context {
+    pub pool: String,
     pub handle: Handle,
     /// Where what is asked goes: this process's own loop, or whoever leads.
     pub door: Arc<dyn Door>,
@@ -134,15 +135,16 @@ fn undecided() -> Problem {
 }
 
 /// Serves until `stop` is cancelled: then takes nothing new, ends what waits, and answers what is being decided.
+/// Requests that name no pool are for the first.
 pub async fn serve(
     listener: tokio::net::TcpListener,
-    context: Context,
+    pools: Vec<Context>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let app = Arc::new(App { context, repeats: Repeats::default(), stop: stop.clone() });
+    let service = pools_router(pools, &stop);
     // An answer is one small write: it must not wait for another.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let serving = axum::serve(listener, router(app)).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let serving = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let too_late = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_WITHIN).await;
@@ -190,6 +192,7 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))
+        .routes(routes!(digest::digest))
         .routes(routes!(status::healthz))
         .routes(routes!(status::readyz))
         .routes(routes!(status::metrics))
@@ -203,7 +206,6 @@ fn router(app: Arc<App>) -> Router {
     router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(only_known_pool))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
 }
@@ -224,20 +226,44 @@ async fn wrong_method(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
 }
 
-/// Refuses requests for another pool: this version has one.
-async fn only_known_pool(request: Request, next: Next) -> Response {
-    let query = request.uri().query().filter(|query| query.contains("pool"));
-    let asked = match query.map(Asked::of).transpose() {
-        Ok(asked) => asked.unwrap_or_default(),
-        Err(problem) => return problem.into_response(),
-    };
-    match asked.text("pool") {
-        Some(pool) if pool != POOL => {
-            let detail = format!("there is no pool {pool:?}; this server has the pool {POOL:?} only");
-            Problem::new(StatusCode::NOT_FOUND, "unknown_pool", detail).about("pool").into_response()
-        }
-        _ => next.run(request).await,
+/// One router before those of the pools: each request goes to the pool it names.
+fn pools_router(pools: Vec<Context>, stop: &CancellationToken) -> Router {
+    let names: Arc<[String]> = pools.iter().map(|context| context.pool.clone()).collect();
+    let routers = pools
+        .into_iter()
+        .map(|context| router(Arc::new(App { context, repeats: Repeats::default(), stop: stop.clone() })));
+    let routers: Arc<[Router]> = routers.collect();
+    if let [only] = &*routers {
+        return only.clone().layer(middleware::from_fn(move |request: Request, next: Next| {
+            let names = names.clone();
+            async move {
+                match pool_named(&request, &names) {
+                    Ok(_) => next.run(request).await,
+                    Err(problem) => problem.into_response(),
+                }
+            }
+        }));
     }
+    Router::new().fallback(move |request: Request| {
+        let (names, routers) = (names.clone(), routers.clone());
+        async move {
+            match pool_named(&request, &names) {
+                Ok(place) => routers[place].clone().oneshot(request).await.into_response(),
+                Err(problem) => problem.into_response(),
+            }
+        }
+    })
+}
+
+/// The place of the pool a request names, by `?pool=`.
+fn pool_named(request: &Request, names: &[String]) -> Result<usize, Problem> {
+    let query = request.uri().query().filter(|query| query.contains("pool"));
+    let asked = query.map(Asked::of).transpose()?.unwrap_or_default();
+    let Some(pool) = asked.text("pool") else { return Ok(0) };
+    names.iter().position(|name| name == pool).ok_or_else(|| {
+        let detail = format!("there is no pool {pool:?} here; this server has {}", names.join(", "));
+        Problem::new(StatusCode::NOT_FOUND, "unknown_pool", detail).about("pool")
+    })
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {

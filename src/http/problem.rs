@@ -39,6 +39,9 @@ struct Document {
     /// How the task ended, where that is the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
+    /// Whether what was asked for may be durable and not decided yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    undecided: bool,
     /// Seconds after which it may be tried again; also in the header `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
@@ -55,6 +58,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             outcome: None,
+            undecided: false,
             retry_after: None,
         }))
     }
@@ -116,6 +120,12 @@ impl Problem {
     /// The same, with how the task ended.
     pub fn ended(mut self, outcome: &'static str) -> Self {
         self.0.outcome = Some(outcome);
+        self
+    }
+
+    /// The same, where it may only not be decided yet.
+    pub fn undecided(mut self, undecided: bool) -> Self {
+        self.0.undecided = undecided;
         self
     }
 

@@ -33,7 +33,7 @@ pub(super) struct StatusView {
     role: &'static str,
     /// The replica that leads, if one does.
     leader: Option<String>,
-    pool: &'static str,
+    pool: String,
     version: &'static str,
     /// The table's id, and the last committed turn of it.
     table: String,
@@ -88,7 +88,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
         replica: status.replica.to_string(),
         role: if status.role == Role::Leading { "leader" } else { "follower" },
         leader: status.leader.map(|leader| leader.to_string()),
-        pool: super::POOL,
+        pool: app.context.pool.clone(),
         version: env!("CARGO_PKG_VERSION"),
         table: rows.table.to_string(),
         turn: rows.turn(),
@@ -158,19 +158,27 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Prob
 #[utoipa::path(get, path = "/metrics", tag = "monitoring",
     responses((status = 200, content_type = "text/plain", body = String)))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let leading = app.context.handle.status().role == Role::Leading;
-    let gauges = app.context.handle.view().read(|rows| gauges(rows, app.now(rows), leading));
+    let status = app.context.handle.status();
+    let board = app.context.board.as_ref();
+    let gauges = app.context.handle.view().read(|rows| Gauges {
+        leader: status.role == Role::Leading,
+        table_trouble: status.trouble.is_some(),
+        windows: credit(rows, status.trouble.is_some(), board)
+            .into_iter()
+            .map(|window| (window.consumer, window.reason))
+            .collect(),
+        ..gauges(rows, app.now(rows))
+    });
     let text = app.context.metrics.scrape(&gauges);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// What a scrape shows of the committed rows.
-fn gauges(rows: &Rows, now: Time, leading: bool) -> Gauges {
+fn gauges(rows: &Rows, now: Time) -> Gauges {
     let mut gauges = Gauges {
         jobs: live_tasks(rows, now, Kind::Job),
         builds: live_tasks(rows, now, Kind::Build),
         turn: rows.turn(),
-        leader: leading,
         frozen: rows.pool().frozen.is_some(),
         builds_unsafe: rows.pool().unsafe_since.is_some(),
         ..Gauges::default()

@@ -267,8 +267,15 @@ pub(super) async fn get(
 ) -> Result<Json<TaskInFull>, Problem> {
     asked.only(&[])?;
     let view = app.context.handle.view();
-    let known = view.read(|state| state.task(id.as_str()).cloned());
-    let known = known.ok_or_else(|| Problem::unknown_task(id.as_str()))?;
+    let look = || view.read(|state| state.task(id.as_str()).cloned());
+    let known = match look() {
+        Some(known) => known,
+        None => {
+            let undecided = app.context.door.may_hold_undecided().await;
+            // It may have been decided meanwhile.
+            look().ok_or_else(|| Problem::unknown_task(id.as_str()).undecided(undecided))?
+        }
+    };
     let since = Some(admitted_in(&known).saturating_sub(1));
     let query = HistoryQuery { id: Some(id.clone()), since, limit: MOST_TURNS };
     // Without history the row still tells the story of the last attempt.

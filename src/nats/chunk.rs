@@ -20,8 +20,10 @@ use crate::wire::answer::write_answers;
 pub const REPLY: &str = "Longshore-Reply";
 /// How many chunks of one sort may be on their way.
 const CHUNKS: usize = 64;
+/// The most inputs put before the loop as one call.
+const INPUTS: usize = 4_000;
 /// How long a message that found no room stays away.
-const NO_ROOM: Duration = Duration::from_secs(1);
+pub(super) const NO_ROOM: Duration = Duration::from_secs(1);
 /// How long a message stays away from a table that takes nothing.
 const TROUBLE: Duration = Duration::from_secs(1);
 /// How long a message stays away from a pool that decides nothing.
@@ -59,7 +61,22 @@ impl Belt {
 
     /// Puts a chunk before the loop, waiting while too many are on their way. `brought` hears how many of its
     /// tasks were admitted.
-    pub async fn put(&mut self, chunk: Vec<Taken>, brought: impl FnOnce(usize) + Send + 'static) {
+    pub async fn put(&mut self, chunk: Vec<Taken>, brought: impl Fn(usize) + Clone + Send + 'static) {
+        let (mut call, mut inputs) = (Vec::new(), 0);
+        for taken in chunk {
+            if inputs + taken.inputs.len() > INPUTS && !call.is_empty() {
+                self.put_call(std::mem::take(&mut call), brought.clone()).await;
+                inputs = 0;
+            }
+            inputs += taken.inputs.len();
+            call.push(taken);
+        }
+        if !call.is_empty() {
+            self.put_call(call, brought).await;
+        }
+    }
+
+    async fn put_call(&mut self, chunk: Vec<Taken>, brought: impl FnOnce(usize) + Send + 'static) {
         while self.settling.try_join_next().is_some() {}
         let permit = self.permits.clone().acquire_owned().await.expect("it is never closed");
         let mut inputs = Vec::new();

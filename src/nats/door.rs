@@ -254,4 +254,10 @@ impl Door for NatsDoor {
         }
         Ok(answers)
     }
+
+    async fn may_hold_undecided(&self) -> bool {
+        // What was decided is no longer in the stream. A server that does not say may hold anything.
+        let asked = self.connection.jetstream.get_stream(self.names.submit_stream()).await;
+        asked.map_or(true, |stream| stream.cached_info().state.messages > 0)
+    }
 }

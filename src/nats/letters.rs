@@ -1,7 +1,8 @@
 //! Dead letters: input that can never be taken, kept with the reason.
 //!
 //! Law: a message that cannot be read is kept for the operator before it is acknowledged, and never blocks what
-//! comes after it. Answers go to inboxes alone: a client that names another subject gets none.
+//! comes after it. Answers go to inboxes and back to other accounts alone: a client that names another subject
+//! gets none.
 
 use async_nats::jetstream::{AckKind, Message};
 use serde_json::json;
@@ -10,9 +11,18 @@ use super::Context;
 use super::chunk::acknowledge;
 use crate::broker::chain;
 
-/// Whether an answer may be published to `subject`.
+/// Where the server takes an answer on from when the request came from another account.
+const FROM_ANOTHER_ACCOUNT: &str = "_R_.";
+
+/// Whether an answer may be published to `subject`, which a client has named in a header.
 pub(super) fn may_answer(subject: &str) -> bool {
     subject.starts_with("_INBOX") && !subject.contains(['*', '>', ' '])
+}
+
+/// Whether a request may be answered: what it names is an inbox, or the server put its own way back in place of
+/// what was named.
+pub(super) fn may_reply(subject: &str) -> bool {
+    may_answer(subject) || (subject.starts_with(FROM_ANOTHER_ACCOUNT) && !subject.contains(['*', '>', ' ']))
 }
 
 /// Keeps a message under `reason`, one word, with `why` in sentences, and acknowledges it; where it cannot be

@@ -14,6 +14,7 @@ mod door;
 mod events;
 mod history;
 mod letters;
+pub mod presence;
 mod pull;
 mod reports;
 mod requests;

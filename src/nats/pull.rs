@@ -24,6 +24,8 @@ const PULL: Duration = Duration::from_secs(1);
 const SLACK: Duration = Duration::from_secs(1);
 /// The most messages passed on at once.
 const CHUNK: usize = 256;
+/// The most bytes of one pull: beyond the largest message, so that none is too large for a pull.
+const BYTES: usize = 2 << 20;
 /// The pause after a pull that failed; it doubles up to the longest.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
@@ -191,7 +193,7 @@ impl Source {
         taker: &mut dyn Taker,
         stop: &CancellationToken,
     ) -> Result<(), String> {
-        let batch = consumer.batch().max_messages(messages).expires(PULL).messages();
+        let batch = consumer.batch().max_messages(messages).max_bytes(BYTES).expires(PULL).messages();
         let mut batch = batch.await.map_err(|why| chain(&why))?;
         let too_late = tokio::time::sleep(PULL + SLACK);
         tokio::pin!(too_late);

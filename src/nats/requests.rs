@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::letters::may_answer;
+use super::letters::may_reply;
 use crate::broker::chain;
 use crate::core::input::{Answer, Input};
 use crate::model::RunnerId;
@@ -139,7 +139,7 @@ async fn put(
 ) {
     let (mut inputs, mut askers) = (Vec::new(), Vec::new());
     for request in chunk {
-        let Some(reply) = request.reply.clone().filter(|reply| may_answer(reply)) else { continue };
+        let Some(reply) = request.reply.clone().filter(|reply| may_reply(reply)) else { continue };
         match read(&request) {
             Err(why) => {
                 let refused = refusal::write(&Refusal::new(refusal::MALFORMED, why.to_string()));

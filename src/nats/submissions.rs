@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use async_nats::jetstream::Message;
+use async_nats::jetstream::{AckKind, Message};
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::chunk::{Belt, Taken};
+use super::chunk::{Belt, NO_ROOM, Taken, acknowledge};
 use super::letters;
 use super::pull::{LOOK, Pulse, Source, Taker, untroubled};
 use crate::core::input::{Command, Input};
@@ -62,6 +62,30 @@ struct WindowTaker {
     pack: f64,
 }
 
+impl WindowTaker {
+    /// Hands back what a pull brought beyond the window: how much a message holds is only known once it is read.
+    /// Jobs of builds go on: those of running builds pass in any case.
+    async fn within_the_window(&self, chunk: Vec<Taken>) -> Vec<Taken> {
+        if self.window == Window::JobsOfBuilds {
+            return chunk;
+        }
+        let level =
+            self.context.handle.view().read(|state| Level::of(state, self.window, self.context.ahead));
+        let mut room = level.window.saturating_sub(level.pending + self.belt.on_the_way());
+        let mut kept = Vec::with_capacity(chunk.len());
+        for taken in chunk {
+            // A message that no empty window would take is let through: the core says what is wrong with it.
+            if taken.inputs.len() <= room || taken.inputs.len() > level.window {
+                room = room.saturating_sub(taken.inputs.len());
+                kept.push(taken);
+            } else {
+                acknowledge(&taken.message, AckKind::Nak(Some(NO_ROOM))).await;
+            }
+        }
+        kept
+    }
+}
+
 #[async_trait]
 impl Taker for WindowTaker {
     async fn credit(&mut self) -> usize {
@@ -91,6 +115,7 @@ impl Taker for WindowTaker {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let average = tasks as f64 / count as f64;
         self.pack = (self.pack * 0.8 + average * 0.2).max(1.0);
+        let chunk = self.within_the_window(chunk).await;
         let credit = self.credit.clone();
         let brought = move |tasks| credit.lock().expect("nobody panics with it").brought(tasks);
         self.belt.put(chunk, brought).await;
@@ -116,7 +141,6 @@ fn note(context: &Context, window: Window, paused: Option<Reason>) {
         return;
     }
     let consumer = window.as_str();
-    context.metrics.consumer_paused(consumer, paused.map(Reason::as_str), &Reason::ALL.map(Reason::as_str));
     match paused {
         Some(reason) => tracing::info!(consumer, reason = reason.as_str(), "consumer paused"),
         None => tracing::info!(consumer, "consumer resumed"),

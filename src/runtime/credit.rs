@@ -51,6 +51,8 @@ pub struct Level {
     pub ended: usize,
     /// How many tasks of any sort the window takes.
     pub window: usize,
+    /// How many more tasks the queue that has the most may have.
+    pub share_left: usize,
     /// Whether the bodies of waiting tasks take as many bytes as they may.
     pub bytes_full: bool,
     /// How many must wait before it is paused for want of capacity.
@@ -61,11 +63,13 @@ impl Level {
     /// The level of a window in the committed rows; `ahead` overrides the pool's slots.
     pub fn of(state: &State, window: Window, ahead: Option<usize>) -> Self {
         let counts = state.counts();
+        let queued = counts.queued.iter().filter(|((of, _), _)| *of == window).map(|(_, queued)| *queued);
         let slots = || state.fleet().seats().map(|seat| seat.runner.offer.slots as usize).sum::<usize>();
         Self {
             pending: counts.pending.get(&window).copied().unwrap_or(0),
             ended: counts.ended,
             window: state.settings.window,
+            share_left: state.settings.window_share.saturating_sub(queued.max().unwrap_or(0)),
             bytes_full: counts.body_bytes >= state.settings.window_bytes,
             ahead: ahead.unwrap_or_else(|| slots().max(AHEAD_LEAST)),
         }
@@ -83,7 +87,7 @@ pub struct Credit {
 
 impl Credit {
     /// How many more tasks may be pulled at monotonic time `now`, while `on_the_way` were pulled and are not
-    /// decided. Jobs of running builds never wait for capacity: `patient` is false for their window.
+    /// decided. Jobs of builds are always pulled: `patient` is false for their window.
     pub fn give(
         &mut self,
         level: Level,
@@ -92,10 +96,16 @@ impl Credit {
         patient: bool,
     ) -> Result<usize, Reason> {
         let room = level.window.saturating_sub(level.pending + on_the_way);
+        if !patient {
+            // Their build waits for them: a few always, and the core says which of them have no room.
+            return Ok(room.max(AHEAD_LEAST));
+        }
         if room == 0 || level.bytes_full {
             return Err(Reason::Window);
         }
-        if patient && self.wants_capacity(level, now) {
+        // What is next in the stream may be of the queue that has its share: a little is pulled in any case.
+        let room = room.min(level.share_left.saturating_sub(on_the_way).max(AHEAD_LEAST));
+        if self.wants_capacity(level, now) {
             return Err(Reason::Capacity);
         }
         if self.paused.take().is_some() {
@@ -164,7 +174,7 @@ mod tests {
     const START: Duration = Duration::ZERO;
 
     fn level(pending: usize) -> Level {
-        Level { pending, ended: 0, window: 1_000, bytes_full: false, ahead: 100 }
+        Level { pending, ended: 0, window: 1_000, share_left: 1_000, bytes_full: false, ahead: 100 }
     }
 
     #[test]
@@ -173,6 +183,9 @@ mod tests {
         assert_eq!(credit.give(level(0), 0, START, true), Ok(1_000));
         assert_eq!(credit.give(level(300), 200, START, true), Ok(500));
         assert_eq!(credit.give(level(900), 100, START, true), Err(Reason::Window));
+        let shared = Level { share_left: 400, ..level(300) };
+        assert_eq!(credit.give(shared, 100, START, true), Ok(300));
+        assert_eq!(credit.give(Level { share_left: 0, ..level(300) }, 0, START, true), Ok(AHEAD_LEAST));
         let full = Level { bytes_full: true, ..level(0) };
         assert_eq!(credit.give(full, 0, START, true), Err(Reason::Window));
     }
@@ -212,10 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn jobs_of_running_builds_never_wait_for_capacity() {
+    fn jobs_of_builds_are_always_pulled() {
         let mut credit = Credit::default();
         assert!(credit.give(level(0), 0, START, false).is_ok());
         credit.brought(150);
         assert_eq!(credit.give(level(150), 0, START, false), Ok(850));
+        assert_eq!(credit.give(level(1_000), 0, START, false), Ok(AHEAD_LEAST));
     }
 }

@@ -91,6 +91,11 @@ pub trait Door: Send + Sync {
     /// Puts inputs through and waits until the turns that took them are committed. The answers stand in the order
     /// of the inputs. `None` stands for a submission or a cancel that is durable and not decided yet.
     async fn put(&self, inputs: Vec<Input>) -> Result<Vec<Option<Answer>>, Unavailable>;
+
+    /// Whether submissions that are durable may still wait to be decided.
+    async fn may_hold_undecided(&self) -> bool {
+        false
+    }
 }
 
 #[async_trait]

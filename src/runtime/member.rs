@@ -26,6 +26,18 @@ use crate::ports::{Clock, Follow, Inbox, Outbox, Table, TableError};
 /// The pause before a table that cannot be read is read again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// The pause for each replica that should rather lead than this one.
+const FOR_EACH_BEFORE: Duration = Duration::from_millis(250);
+
+/// How a member stands among the others of its pool. It only decides who tries first, never who leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rank {
+    /// How many others should rather take over.
+    pub place: u32,
+    /// It leads more pools than its share: this one is let go.
+    pub hand_over: bool,
+}
+
 /// What a member is put together from.
 pub struct Parts {
     /// This process.
@@ -56,6 +68,7 @@ pub struct Member {
     pub(super) status: watch::Sender<Status>,
     /// How often a turn is written though nothing is to be done; never where nobody watches.
     pub(super) pulse: Option<Duration>,
+    pub(super) rank: watch::Receiver<Rank>,
     /// How many turns this process has decided; no turn id is used twice.
     pub(super) counter: u64,
     settings: Arc<Settings>,
@@ -123,6 +136,7 @@ impl Member {
             turns,
             status,
             pulse: None,
+            rank: watch::channel(Rank::default()).1,
             counter: 0,
             settings: parts.settings,
             released: head.released,
@@ -136,10 +150,16 @@ impl Member {
         TurnLoop::begin(&mut self, None).run(&stop).await
     }
 
-    /// Follows and leads in turn until `stop` is cancelled. Without a turn for `take_over` it tries to lead; as
-    /// leader it writes one at least three times as often.
-    pub async fn take_part(mut self, take_over: Duration, stop: CancellationToken) -> Stopped {
+    /// Follows and leads in turn until `stop` is cancelled. Without a turn for `take_over` it tries to lead, a
+    /// little later for each that is ranked before it; as leader it writes a turn at least three times as often.
+    pub async fn take_part(
+        mut self,
+        take_over: Duration,
+        rank: watch::Receiver<Rank>,
+        stop: CancellationToken,
+    ) -> Stopped {
         self.pulse = Some(take_over / 3);
+        self.rank = rank;
         self.status.send_modify(|status| status.role = Role::Following);
         loop {
             let silence = match self.follow(take_over, &stop).await {
@@ -156,6 +176,7 @@ impl Member {
                 return stopped;
             }
             tracing::warn!(?stopped, "leads no longer; following");
+            // A pool that was let go is for others first.
             self.released = false;
             self.status.send_modify(|status| status.role = Role::Following);
         }
@@ -182,10 +203,11 @@ impl Member {
             };
             loop {
                 let silence = self.clock.monotonic().saturating_sub(heard);
+                let others_first = FOR_EACH_BEFORE * self.rank.borrow().place;
                 let patience = match self.is_inbox_gone() {
                     true => silence + AGAIN,
-                    false if self.released => Duration::ZERO,
-                    false => take_over,
+                    false if self.released => others_first,
+                    false => take_over + others_first,
                 };
                 tokio::select! {
                     biased;

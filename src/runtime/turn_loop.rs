@@ -68,6 +68,8 @@ pub(super) struct TurnLoop<'a> {
     decided: (Duration, Duration),
     /// When the last turn was committed, by the monotonic clock.
     committed: Duration,
+    /// When it was last seen whether it should go on leading, by the same clock.
+    looked: Duration,
 }
 
 /// A call's place within a ticket: the lowest 16 bits are the input's place within the call.
@@ -95,6 +97,7 @@ impl<'a> TurnLoop<'a> {
             since_compaction: 0,
             decided: Default::default(),
             committed,
+            looked: committed,
         }
     }
 
@@ -112,10 +115,7 @@ impl<'a> TurnLoop<'a> {
                 if stop.is_cancelled() {
                     return self.finish().await;
                 }
-                if self.pulse_due()
-                    && let Some(why) = self.member.inbox.gone().or_else(|| self.member.inbox.trouble())
-                {
-                    tracing::error!(%why, "leader steps down: its inbox does not answer");
+                if self.look_due() && self.should_step_down() {
                     return self.step_down().await;
                 }
                 if let Some(record) = self.decide() {
@@ -157,6 +157,28 @@ impl<'a> TurnLoop<'a> {
             Some(pulse) => wait.min((self.committed + pulse).saturating_sub(self.member.clock.monotonic())),
             None => wait,
         }
+    }
+
+    /// Whether it is time to look around, however busy the loop is.
+    fn look_due(&mut self) -> bool {
+        let now = self.member.clock.monotonic();
+        let due = self.member.pulse.is_some_and(|pulse| now.saturating_sub(self.looked) >= pulse);
+        if due {
+            self.looked = now;
+        }
+        due
+    }
+
+    fn should_step_down(&self) -> bool {
+        if let Some(why) = self.member.inbox.gone().or_else(|| self.member.inbox.trouble()) {
+            tracing::error!(%why, "leader steps down: its inbox does not answer");
+            return true;
+        }
+        let hands_over = self.member.rank.borrow().hand_over;
+        if hands_over {
+            tracing::info!("leader lets this pool go: it leads more than its share");
+        }
+        hands_over
     }
 
     fn pulse_due(&self) -> bool {

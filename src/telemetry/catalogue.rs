@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 39] = [
+pub const ALL: [&Metric; 42] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -52,6 +52,8 @@ pub const ALL: [&Metric; 39] = [
     &TURN_DECIDE,
     &TURN_COMMIT,
     &DEAD_LETTERS,
+    &NATS_CONNECTS,
+    &NATS_REFUSALS,
     &CONSUMER_PAUSED,
     &TASKS,
     &OLDEST_PENDING,
@@ -65,6 +67,7 @@ pub const ALL: [&Metric; 39] = [
     &TURN,
     &LEADER,
     &FROZEN,
+    &TABLE_TROUBLE,
     &BUILDS_UNSAFE,
     &INFO,
 ];
@@ -180,6 +183,18 @@ pub const DEAD_LETTERS: Metric = counter(
     &["reason"],
     "Messages that can never be taken, kept with the reason: malformed or other.",
 );
+pub const NATS_CONNECTS: Metric = counter(
+    "longshore_nats_connects_total",
+    "connections",
+    &[],
+    "Times the connection to NATS was made: 1 in a quiet life, 0 without NATS. Each further one was lost before.",
+);
+pub const NATS_REFUSALS: Metric = counter(
+    "longshore_nats_refusals_total",
+    "refusals",
+    &[],
+    "Times the NATS server refused something to this replica, for want of permission above all. Stays 0.",
+);
 pub const CONSUMER_PAUSED: Metric = gauge(
     "longshore_consumer_paused",
     "consumers",
@@ -216,6 +231,12 @@ pub const TURN: Metric = gauge("longshore_turn", "turns", &[], "Number of the la
 pub const LEADER: Metric = gauge("longshore_leader", "replicas", &[], "1 while this replica takes turns.");
 pub const FROZEN: Metric =
     gauge("longshore_frozen", "pools", &[], "1 while the pool is frozen and nothing is decided.");
+pub const TABLE_TROUBLE: Metric = gauge(
+    "longshore_table_trouble",
+    "replicas",
+    &[],
+    "1 while the table takes nothing from this replica or cannot be followed by it; its log says why.",
+);
 pub const BUILDS_UNSAFE: Metric = gauge(
     "longshore_builds_unsafe",
     "pools",

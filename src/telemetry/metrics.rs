@@ -17,6 +17,11 @@ use crate::model::{Fact, Kind, Lifecycle, LifecycleState, QueueId, Resources, Ru
 
 /// How many queues the `queue` label tells apart.
 pub const MOST_QUEUES: usize = 100;
+/// Why nothing is pulled into a window: every value of that label.
+pub const PAUSES: [&str; 4] = ["capacity", "window", "table", "operator"];
+
+/// Why messages are kept as dead letters, besides `other`.
+const DEAD: [&str; 1] = ["malformed"];
 
 /// After so many samples the histograms are folded, so that they stay small though nobody scrapes.
 const SAMPLES_BETWEEN_FOLDS: usize = 10_000;
@@ -51,7 +56,11 @@ pub struct Gauges {
     pub turn: u64,
     pub leader: bool,
     pub frozen: bool,
+    /// Whether the table takes nothing from this replica, or cannot be followed.
+    pub table_trouble: bool,
     pub builds_unsafe: bool,
+    /// Each window with the reason, one of [`PAUSES`], why nothing is pulled into it.
+    pub windows: Vec<(&'static str, Option<&'static str>)>,
 }
 
 /// Tasks of one kind that have not ended.
@@ -83,6 +92,10 @@ impl Metrics {
         for metric in catalogue::ALL {
             metrics.describe(metric);
         }
+        // A series that begins at its first event shows no increase for it.
+        for reason in DEAD.iter().chain([&OTHER]) {
+            metrics.add(&catalogue::DEAD_LETTERS, &[reason], 0);
+        }
         metrics
     }
 
@@ -103,15 +116,13 @@ impl Metrics {
 
     /// Counts a message that was kept as a dead letter.
     pub fn dead_letter(&self, reason: &str) {
-        self.add(&catalogue::DEAD_LETTERS, &[known(reason, &["malformed"])], 1);
+        self.add(&catalogue::DEAD_LETTERS, &[known(reason, &DEAD)], 1);
     }
 
-    /// Notes why nothing is pulled into a window now, if so; `reasons` are all there are.
-    pub fn consumer_paused(&self, consumer: &str, reason: Option<&str>, reasons: &[&str]) {
-        for each in reasons {
-            let paused = f64::from(u8::from(reason == Some(*each)));
-            self.set(&catalogue::CONSUMER_PAUSED, &[consumer, each], paused);
-        }
+    /// Counts how often the connection to NATS was made, and what the server refused, since this was last said.
+    pub fn nats(&self, connects: u64, refusals: u64) {
+        self.add(&catalogue::NATS_CONNECTS, &[], connects);
+        self.add(&catalogue::NATS_REFUSALS, &[], refusals);
     }
 
     /// The scrape, in the Prometheus text format.
@@ -214,6 +225,13 @@ impl Metrics {
         self.set(&catalogue::TURN, &[], now.turn as f64);
         self.set(&catalogue::LEADER, &[], f64::from(u8::from(now.leader)));
         self.set(&catalogue::FROZEN, &[], f64::from(u8::from(now.frozen)));
+        self.set(&catalogue::TABLE_TROUBLE, &[], f64::from(u8::from(now.table_trouble)));
+        for (window, paused) in &now.windows {
+            for reason in PAUSES {
+                let is_it = f64::from(u8::from(*paused == Some(reason)));
+                self.set(&catalogue::CONSUMER_PAUSED, &[window, reason], is_it);
+            }
+        }
         self.set(&catalogue::BUILDS_UNSAFE, &[], f64::from(u8::from(now.builds_unsafe)));
         self.set(&catalogue::INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     }

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod command;
+pub mod digest;
 pub mod event;
 pub mod fields;
 pub mod malformed;

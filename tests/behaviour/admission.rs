@@ -62,6 +62,20 @@ fn a_full_window_never_keeps_out_a_job_of_a_running_build() {
 }
 
 #[test]
+fn one_queue_leaves_room_in_the_window_for_others() {
+    let settings = Settings { window: 4, window_share: 2, ..Settings::default() };
+    let mut world = World::with(settings, [runner("r").cpu(1)]);
+    for name in ["runs", "w1", "w2"] {
+        assert_eq!(world.submit(task(name)), Submitted::Admitted);
+    }
+    let Submitted::Full { reason } = world.submit(task("w3")) else { panic!("its share is full") };
+    assert!(reason.contains("2 tasks of queue default wait already; one queue takes at most 2"), "{reason}");
+    assert_eq!(world.submit(task("other").queue("other")), Submitted::Admitted);
+    world.succeed("runs");
+    assert_eq!(world.submit(task("w3")), Submitted::Admitted, "one of the queue was placed");
+}
+
+#[test]
 fn bodies_beyond_the_windows_bytes_are_refused() {
     let settings = Settings { window_bytes: 40, ..Settings::default() };
     let mut world = World::with(settings, [runner("r").cpu(1)]);

@@ -126,11 +126,21 @@ impl Server {
     pub fn start_at(data: &Path, listen: &str, more: &[&OsStr]) -> Self {
         let mut command = longshore();
         command.args(["serve", "--log-level", "warn", "--listen", listen, "--data"]).arg(data).args(more);
+        Self::started(&mut command, data)
+    }
+
+    /// With a command line of its own.
+    pub fn started(command: &mut Command, data: &Path) -> Self {
         let mut process = Process::start(command.stdout(Stdio::piped()));
         let first = process.first_line();
         let url = first.split_whitespace().find(|word| word.starts_with("http://"));
         let url = url.unwrap_or_else(|| panic!("no address in {first:?}")).to_owned();
         Self { process, url, data: data.to_owned() }
+    }
+
+    /// On a free port, as a replica that shares its table over NATS.
+    pub fn replica(nats: &str, dir: &Path) -> Self {
+        Self::start_at(&dir.join("unused"), "127.0.0.1:0", &["--nats".as_ref(), nats.as_ref()])
     }
 
     /// The address it listens on.
@@ -178,6 +188,14 @@ impl Server {
 pub fn runner(url: &str, id: &str, dir: &Path, more: &[&str]) -> Process {
     let mut command = longshore();
     command.args(["runner", "--log-level", "warn", "--url", url, "--id", id, "--memory", "8GiB"]);
+    command.arg("--data").arg(dir.join(id)).args(more);
+    Process::start(&mut command)
+}
+
+/// The same over NATS.
+pub fn runner_on_nats(nats: &str, id: &str, dir: &Path, more: &[&str]) -> Process {
+    let mut command = longshore();
+    command.args(["runner", "--log-level", "warn", "--nats", nats, "--id", id, "--memory", "8GiB"]);
     command.arg("--data").arg(dir.join(id)).args(more);
     Process::start(&mut command)
 }

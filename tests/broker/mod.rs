@@ -26,6 +26,8 @@ pub struct Broker {
     syncs: bool,
     directory: TempDir,
     child: Option<Child>,
+    /// A configuration that is used as it stands, with the variables it needs.
+    given: Option<(PathBuf, Vec<(String, String)>)>,
 }
 
 /// What a server of a cluster knows of the others.
@@ -57,6 +59,15 @@ impl Broker {
         broker
     }
 
+    /// A server with a configuration file as it stands, but for the ports. Its directory is the variable
+    /// `LONGSHORE_NATS_STORE`.
+    pub fn start_with_file(file: &Path, variables: Vec<(String, String)>) -> Self {
+        let mut broker = Self::new(free_ports()[0], None, "");
+        broker.given = Some((file.to_owned(), variables));
+        broker.up();
+        broker
+    }
+
     fn new(port: u16, cluster: Option<ClusterPart>, extra: &str) -> Self {
         let directory = TempDir::with_prefix("longshore-nats-").expect("a temporary directory");
         Self {
@@ -67,6 +78,7 @@ impl Broker {
             syncs: false,
             directory,
             child: None,
+            given: None,
         }
     }
 
@@ -104,7 +116,17 @@ impl Broker {
 
     /// Stops its clock: it keeps its connections and answers nothing.
     pub fn pause(&self) {
-        kill_process(pid(self.child.as_ref().expect("it runs")), Signal::STOP).expect("it can be paused");
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(pid(child), Signal::STOP).expect("it can be paused");
+        // Each of its threads stops when it gets to it.
+        let threads = format!("/proc/{}/task", child.id());
+        wait_for("nats-server is paused", || {
+            let mut threads = fs::read_dir(&threads).expect("its threads").map(|thread| {
+                let stat = fs::read_to_string(thread.expect("a thread").path().join("stat"));
+                stat.unwrap_or_default()
+            });
+            threads.all(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T')))
+        });
     }
 
     /// Lets it go on.
@@ -113,11 +135,21 @@ impl Broker {
     }
 
     fn spawn(&mut self) {
-        let file = self.directory.path().join("nats.conf");
-        fs::write(&file, self.configuration()).expect("a file");
         let log = fs::File::options().create(true).append(true).open(self.log()).expect("a file");
         let mut command = Command::new(&self.program);
-        command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        match &self.given {
+            Some((file, variables)) => {
+                command.arg("-c").arg(file).args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]);
+                command.args(["--http_port", &free_ports()[0].to_string()]);
+                command.envs(variables.iter().cloned()).env("LONGSHORE_NATS_STORE", self.store());
+            }
+            None => {
+                let file = self.directory.path().join("nats.conf");
+                fs::write(&file, self.configuration()).expect("a file");
+                command.arg("-c").arg(&file);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.child = Some(command.spawn().expect("nats-server starts"));
     }
 
@@ -129,7 +161,7 @@ impl Broker {
         let (port, store) = (self.port, self.store());
         let sync = if self.syncs { ", sync_interval: always" } else { "" };
         let mut text = format!(
-            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\"{sync} }}\n",
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"n{port}\"\njetstream {{ store_dir: \"{}\", max_file_store: 1TB{sync} }}\n",
             store.display()
         );
         if let Some(part) = &self.cluster {

@@ -136,6 +136,7 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "GET /metrics",
         "GET /openapi.json",
         "GET /readyz",
+        "GET /v1/digest",
         "GET /v1/events",
         "GET /v1/history",
         "GET /v1/queues",

@@ -162,6 +162,17 @@ pub(crate) async fn a_refused_turn_leaves_its_number_to_a_smaller_one<F: Fixture
     assert_eq!(table.commit(&too_large).await, Commit::Deposed { by: smaller.id });
 }
 
+pub(crate) async fn who_is_deposed_learns_that_before_that_its_turn_is_too_large<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let (table, other) = (fixture.writer().await, fixture.writer().await);
+    table.load().await.unwrap();
+    let standing = Leader::number(2).commits(&*other, 2).await;
+    let mut late = Leader::number(1);
+    let changes = (0..=table.budget().rows).map(|n| delete(&format!("t{n}"))).collect();
+    let too_large = late.turn(1, changes, vec![]);
+    assert_eq!(table.commit(&too_large).await, Commit::Deposed { by: standing[0].id });
+}
+
 pub(crate) async fn a_released_head_is_read_back_as_such<F: Fixture>() {
     let fixture = F::fresh().await;
     let table = fixture.writer().await;

@@ -35,6 +35,7 @@ macro_rules! every_law {
             laws::a_deposed_writer_goes_on_once_it_has_followed,
             laws::a_turn_beyond_the_budget_is_refused_with_both_numbers,
             laws::a_refused_turn_leaves_its_number_to_a_smaller_one,
+            laws::who_is_deposed_learns_that_before_that_its_turn_is_too_large,
             laws::a_released_head_is_read_back_as_such,
             laws::compaction_changes_nothing_of_what_is_loaded,
             laws::a_turn_that_was_compacted_away_deposes_with_the_heads_id,

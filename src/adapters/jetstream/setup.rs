@@ -6,13 +6,17 @@
 //!
 //! The bucket is made first and marked complete last, so a start that was cut off is taken up again.
 
+mod sound;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 
+use self::sound::{check, check_bucket};
+use super::bucket::MESSAGE_BYTES;
 use super::{JetStreamTable, Options};
 use crate::broker::{Connection, chain};
 use crate::ports::TableError;
@@ -47,6 +51,10 @@ pub enum SetupError {
         "nats-server at {url} has no JetStream for us: {why}; turn it on (jetstream {{}} in its configuration) or give this account some"
     )]
     NoJetStream { url: String, why: String },
+    #[error(
+        "nats-server at {url} lets this user do too little: {why}; allow it $JS.API.>, $JS.ACK.>, $KV.> and the pool's own subjects (longshore.>), and to hear its inbox, or connect as another user"
+    )]
+    NotPermitted { url: String, why: String },
     #[error(
         "stream {stream} is missing, though table {table} had it: it is not made again, because what it held would be lost in silence; bring it back from a backup, or remove bucket {bucket} and the other streams of this pool to begin anew"
     )]
@@ -83,11 +91,11 @@ pub async fn prepare(
     let bucket = find(connection, &names.bucket_stream()).await?;
     let streams = streams(names, options.replicas, room);
     let table = match &bucket {
-        Some(_) => JetStreamTable::open(connection, names, options).await?,
+        Some(_) => open(connection, names, options).await?,
         None => {
             for stream in &streams {
                 if let Some(there) = find(connection, &stream.name).await? {
-                    let table = there.metadata.get(TABLE).cloned().unwrap_or_else(|| "another".to_owned());
+                    let table = sound::table_of(&there.config)?;
                     let (stream, bucket) = (names.bucket_stream(), names.prefix().to_owned());
                     return Err(SetupError::Gone { stream, table, bucket });
                 }
@@ -96,18 +104,22 @@ pub async fn prepare(
                 Ok(made) => made,
                 // Another replica may have been faster.
                 Err(_) if find(connection, &names.bucket_stream()).await?.is_some() => {
-                    JetStreamTable::open(connection, names, options).await?
+                    open(connection, names, options).await?
                 }
-                Err(why) => return Err(why.into()),
+                Err(why) => return Err(said(connection, why)),
             }
         }
     };
-    let complete = bucket.is_some_and(|bucket| bucket.metadata.contains_key(COMPLETE));
+    // As the server says it is, also where it was only just made.
+    if let Some(there) = find(connection, &names.bucket_stream()).await? {
+        check_bucket(&there.config, options.replicas, MESSAGE_BYTES)?;
+    }
+    let complete = bucket.is_some_and(|bucket| bucket.config.metadata.contains_key(COMPLETE));
     let id = table.table().to_string();
     for mut stream in streams {
         stream.metadata.insert(TABLE.to_owned(), id.clone());
         match find(connection, &stream.name).await? {
-            Some(there) => check(&stream, &there)?,
+            Some(there) => check(&stream, &there.config)?,
             None if complete => {
                 let bucket = names.prefix().to_owned();
                 return Err(SetupError::Gone { stream: stream.name, table: id, bucket });
@@ -121,6 +133,61 @@ pub async fn prepare(
     Ok(table)
 }
 
+/// Removes the streams and the bucket of a pool with all that is in them.
+pub async fn remove(connection: &Connection, names: &Names) -> Result<(), SetupError> {
+    for stream in
+        [names.submit_stream(), names.report_stream(), names.history_stream(), names.bucket_stream()]
+    {
+        if find(connection, &stream).await?.is_some() {
+            let removed = connection.jetstream.delete_stream(&stream).await;
+            removed.map_err(|why| refused(connection, format!("remove stream {stream}"), &why))?;
+        }
+    }
+    Ok(())
+}
+
+/// What was found of a stream, or of the bucket.
+#[derive(Debug)]
+pub struct Found {
+    pub stream: String,
+    pub there: Option<Info>,
+    /// What is wrong with it, and what to do.
+    pub wrong: Option<SetupError>,
+}
+
+/// Looks at the bucket and the streams of a pool and changes nothing. The bucket comes first.
+pub async fn inspect(connection: &Connection, names: &Names) -> Result<Vec<Found>, SetupError> {
+    let bucket = find(connection, &names.bucket_stream()).await?;
+    let metadata = |name: &str| bucket.as_ref().and_then(|bucket| bucket.config.metadata.get(name).cloned());
+    let (table, complete) = (metadata(TABLE).unwrap_or_default(), metadata(COMPLETE).is_some());
+    let gone = |stream: &str| SetupError::Gone {
+        stream: stream.to_owned(),
+        table: table.clone(),
+        bucket: names.prefix().to_owned(),
+    };
+    let room = Room { submit: 0, report: 0, history: 0, history_age: Duration::ZERO };
+    let mut found = Vec::new();
+    for mut stream in streams(names, 1, room) {
+        stream.metadata.insert(TABLE.to_owned(), table.clone());
+        let there = find(connection, &stream.name).await?;
+        let wrong = match &there {
+            Some(there) if bucket.is_some() => check(&stream, &there.config).err(),
+            None if complete => Some(gone(&stream.name)),
+            Some(_) | None => None,
+        };
+        found.push(Found { stream: stream.name, there, wrong });
+    }
+    let wrong = match &bucket {
+        Some(there) => match open(connection, names, Options::default()).await {
+            Ok(_) => check_bucket(&there.config, 1, MESSAGE_BYTES).err(),
+            Err(why) => Some(why),
+        },
+        None => found.iter().any(|stream| stream.there.is_some()).then(|| gone(&names.bucket_stream())),
+    };
+    found.insert(0, Found { stream: names.bucket_stream(), there: bucket, wrong });
+    Ok(found)
+}
+
 /// Whether the server is one that can be used at all.
 pub async fn check_server(connection: &Connection) -> Result<(), SetupError> {
     let (info, url) = (connection.client.server_info(), connection.url.to_string());
@@ -129,11 +196,10 @@ pub async fn check_server(connection: &Connection) -> Result<(), SetupError> {
     }
     match connection.jetstream.query_account().await {
         Ok(_) => Ok(()),
-        Err(why) => {
-            let refused = connection.weather().borrow().refused.clone();
-            let why = refused.unwrap_or_else(|| chain(&why));
-            Err(SetupError::NoJetStream { url, why })
-        }
+        Err(why) => Err(match connection.weather().borrow().refused.clone() {
+            Some(why) => SetupError::NotPermitted { url, why },
+            None => SetupError::NoJetStream { url, why: chain(&why) },
+        }),
     }
 }
 
@@ -182,10 +248,29 @@ pub fn streams(names: &Names, replicas: usize, room: Room) -> [Config; 3] {
     [submit, report, history]
 }
 
+async fn open(
+    connection: &Connection,
+    names: &Names,
+    options: Options,
+) -> Result<JetStreamTable, SetupError> {
+    JetStreamTable::open(connection, names, options).await.map_err(|why| said(connection, why))
+}
+
+/// What a table that was not made or opened means: a refusal comes without the name of its request, which only
+/// gets no answer.
+fn said(connection: &Connection, why: TableError) -> SetupError {
+    match connection.weather().borrow().refused.clone() {
+        Some(refused) => {
+            SetupError::NotPermitted { url: connection.url.to_string(), why: format!("{why}; {refused}") }
+        }
+        None => why.into(),
+    }
+}
+
 /// The stream of that name, if there is one.
-async fn find(connection: &Connection, stream: &str) -> Result<Option<Config>, SetupError> {
+async fn find(connection: &Connection, stream: &str) -> Result<Option<Info>, SetupError> {
     match connection.jetstream.get_stream(stream).await {
-        Ok(found) => Ok(Some(found.cached_info().config.clone())),
+        Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(why) => match why.kind() {
             GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 Ok(None)
@@ -203,48 +288,8 @@ async fn make(connection: &Connection, stream: &Config) -> Result<(), SetupError
     Ok(())
 }
 
-/// Whether a stream is as we would make it, in everything safety rests on.
-fn check(wanted: &Config, there: &Config) -> Result<(), SetupError> {
-    let foreign = |what: String| Err(SetupError::Foreign { stream: wanted.name.clone(), what });
-    let table = |config: &Config| config.metadata.get(TABLE).cloned().unwrap_or_default();
-    if table(wanted) != table(there) {
-        return foreign(format!(
-            "belongs to table {:?} and not to {:?}: bucket and streams must be restored together",
-            table(there),
-            table(wanted)
-        ));
-    }
-    let mut subjects = [wanted.subjects.clone(), there.subjects.clone()];
-    subjects.iter_mut().for_each(|subjects| subjects.sort());
-    if subjects[0] != subjects[1] {
-        return foreign(format!("takes {:?}, and should take {:?}", there.subjects, wanted.subjects));
-    }
-    if wanted.retention != there.retention {
-        return foreign(format!(
-            "keeps messages by {:?}, and should by {:?}",
-            there.retention, wanted.retention
-        ));
-    }
-    if wanted.discard != there.discard {
-        return foreign(format!(
-            "discards {:?} messages when full, and should {:?}",
-            there.discard, wanted.discard
-        ));
-    }
-    if there.storage != StorageType::File {
-        return foreign("is kept in memory, and should be in files".to_owned());
-    }
-    if there.num_replicas < wanted.num_replicas {
-        return foreign(format!(
-            "is kept by {} servers, and should be by {} (nats.replicas)",
-            there.num_replicas, wanted.num_replicas
-        ));
-    }
-    Ok(())
-}
-
 async fn mark_complete(connection: &Connection, bucket: &str) -> Result<(), SetupError> {
-    let Some(mut config) = find(connection, bucket).await? else { return Ok(()) };
+    let Some(Info { mut config, .. }) = find(connection, bucket).await? else { return Ok(()) };
     let mark = HashMap::from([(COMPLETE.to_owned(), "true".to_owned())]);
     config.metadata.extend(mark);
     let marked = connection.jetstream.update_stream(config).await;
@@ -254,10 +299,13 @@ async fn mark_complete(connection: &Connection, bucket: &str) -> Result<(), Setu
 /// What the server said, with the permission it named last if there is one.
 fn refused(connection: &Connection, what: String, why: &dyn std::error::Error) -> SetupError {
     let permission = connection.weather().borrow().refused.clone();
-    let why = match permission {
+    let mut why = match permission {
         Some(permission) => format!("{}; the server refused: {permission}", chain(why)),
         None => chain(why),
     };
+    if why.contains("insufficient storage") {
+        why += "; the servers set the room of each stream aside: lower nats.submit_bytes and the other *_bytes, or give JetStream more (max_file_store)";
+    }
     SetupError::Refused { what, why }
 }
 

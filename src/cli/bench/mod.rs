@@ -4,6 +4,7 @@
 
 mod latency;
 mod memory;
+mod nats;
 pub mod planner;
 mod throughput;
 pub mod worlds;
@@ -52,6 +53,8 @@ enum What {
         #[arg(long, default_value_t = 200)]
         rounds: u32,
     },
+    /// Throughput and latency over a NATS server, beside the server's own rate
+    Nats(nats::NatsBench),
     /// What deciding costs, without a table, a network or runners
     Planner,
 }
@@ -72,6 +75,7 @@ impl Bench {
         let base = self.data.as_deref();
         match self.what {
             Some(What::Planner) => planner::run(paper),
+            Some(What::Nats(bench)) => bench.run(paper, base).await,
             Some(What::Latency { rounds }) => latency::run(paper, base, rounds.max(1) as usize).await,
             None => {
                 let pack = usize::try_from(self.pack).expect("at most 1,000");

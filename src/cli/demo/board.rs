@@ -15,9 +15,26 @@ use crate::cli::runners;
 
 const LOOK_EVERY: Duration = Duration::from_millis(120);
 
+/// Says a line above the picture.
+#[derive(Debug, Clone)]
+pub(super) struct Voice {
+    lines: MultiProgress,
+    paper: Paper,
+}
+
+impl Voice {
+    /// Says it to people; machines get it with the results.
+    pub(super) fn say(&self, text: impl AsRef<str>) {
+        if !self.paper.is_json() {
+            self.lines.suspend(|| self.paper.line(text));
+        }
+    }
+}
+
 /// The lines on the terminal.
 #[derive(Debug)]
 pub(super) struct Board {
+    paper: Paper,
     lines: MultiProgress,
     counts: ProgressBar,
     runners: Vec<ProgressBar>,
@@ -32,7 +49,12 @@ impl Board {
         let counts = lines.add(ProgressBar::new_spinner());
         counts.set_style(style("{spinner:.cyan} {msg}"));
         counts.enable_steady_tick(Duration::from_millis(100));
-        Self { lines, counts, runners: Vec::new() }
+        Self { paper, lines, counts, runners: Vec::new() }
+    }
+
+    /// A way to say something while the picture moves.
+    pub(super) fn voice(&self) -> Voice {
+        Voice { lines: self.lines.clone(), paper: self.paper }
     }
 
     /// Shows how things stand until it is dropped. Does not end by itself.

@@ -9,6 +9,9 @@ use crate::cli::local::RunnerSpec;
 /// The task that is cancelled while it runs.
 pub(super) const CANCELLED: &str = "soak-test";
 
+/// The task that fails once and is repeated.
+pub(super) const FLAKY: &str = "flaky-e2e";
+
 /// The three runners: a cheap small one, a dear large one, and one of another architecture.
 pub(super) const RUNNERS: [RunnerSpec<'static>; 3] = [
     RunnerSpec { id: "small", arch: "amd64", cpu: 2_000, memory: 4 << 30, slots: 16, cost: 1.0 },
@@ -32,7 +35,7 @@ pub(super) struct Planned {
 pub(super) fn plan(program: &str, small: usize) -> Vec<Planned> {
     let mut day = builds(program);
     day.push(
-        job("soak-test", "exec sleep 600", json!({}))
+        job(CANCELLED, "exec sleep 600", json!({}))
             .ends("cancelled", None)
             .showing("cancelled while it runs"),
     );
@@ -47,9 +50,7 @@ pub(super) fn plan(program: &str, small: usize) -> Vec<Planned> {
             .showing("fails with its own exit code"),
     );
     let second_time_lucky = "sleep 0.2; test \"$LONGSHORE_ATTEMPT\" -gt 1";
-    day.push(
-        job("flaky-e2e", second_time_lucky, json!({"retries": 2})).showing("fails once and is repeated"),
-    );
+    day.push(job(FLAKY, second_time_lucky, json!({"retries": 2})).showing("fails once and is repeated"));
     let arm = json!({"arch": "arm64", "resources": {"cpu": 2, "memory": "1GiB"}});
     day.push(job("firmware", "sleep 1.5", arm).showing("needs arm64"));
     let link = json!({"resources": {"cpu": 4, "memory": "6GiB"}});

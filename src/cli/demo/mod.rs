@@ -1,10 +1,12 @@
-//! `demo`: a CI day in one process, on real parts, over the public API, checked to the last task.
+//! `demo`: a CI day in one process, on real parts, over the public API, checked to the last task; with a NATS
+//! server, on two dispatchers of which the leader is stopped in the middle.
 //!
 //! Law: it succeeds only if every task ended exactly as planned. It waits for facts; nothing in it depends on
 //! how fast this machine is.
 
 mod board;
 mod day;
+mod replicas;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +14,22 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::failure::Failure;
 use super::local::Local;
+use super::nats::{Named, NatsArgs};
 use super::paper::{Ink, Paper, counted, text, took};
 use super::ps::standing;
 use super::submit::{Pack, Sent, ended_of};
 use super::{Form, signals};
-use crate::runner::backend::ProcessBackend;
+use crate::runner::backend::{Backend, ProcessBackend};
 use crate::telemetry::logs::{self, Format, Level, Logging};
+use crate::wire::subject::{DEFAULT_POOL, Names};
 use board::Board;
 use day::Planned;
+use replicas::{Replicas, TakeOver};
 
 /// How long the whole day may take, and each hundred small tasks besides.
 const DAY: Duration = Duration::from_secs(120);
@@ -36,23 +42,30 @@ pub(super) struct Demo {
     /// Add so many small jobs
     #[arg(long, default_value_t = 0, value_name = "N")]
     tasks: usize,
-    /// Go on afterwards until Ctrl-C, to look around
+    /// Go on afterwards until Ctrl-C, to look around; over NATS the streams stay
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
+    nats: NatsArgs,
+    #[command(flatten)]
     form: Form,
 }
+
+/// Nobody knows this fleet but us: what fits on none of its runners is rejected at once.
+const SETTINGS: [(&str, &str); 1] = [("verdict.settle", "0s")];
 
 impl Demo {
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::install(Logging { format: Format::Text, level: Level::Error });
         let paper = Paper::new(self.form);
         let stop = signals::stop_asked()?;
-        // Nobody knows this fleet but us: what fits on none of its runners is rejected at once.
-        let mut local = Local::start(None, &[("verdict.settle", "0s")]).await?;
+        if let Some(named) = self.nats.named("demo".to_owned())? {
+            return self.run_replicas(&named, paper, &stop).await;
+        }
+        let mut local = Local::start(None, &SETTINGS).await?;
         let shown = tokio::select! {
             shown = self.show(&mut local, paper) => shown,
-            () = stop.cancelled() => Err(Failure::Broken("the demo was interrupted".to_owned())),
+            () = stop.cancelled() => Err(interrupted()),
         };
         if self.keep && shown.is_ok() {
             stop.cancelled().await;
@@ -61,36 +74,117 @@ impl Demo {
         shown.and(stopped)
     }
 
+    async fn run_replicas(
+        &self,
+        named: &Named,
+        paper: Paper,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        if named.names != Names::of_pool(DEFAULT_POOL) {
+            let why = "--pool: the demo makes a pool of its own and removes it; leave it out";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let mut replicas = Replicas::start(named, &SETTINGS).await?;
+        let shown = tokio::select! {
+            shown = self.show_replicas(&mut replicas, paper) => shown,
+            () = stop.cancelled() => Err(interrupted()),
+        };
+        if self.keep && shown.is_ok() {
+            stop.cancelled().await;
+        }
+        let ended = replicas.end(self.keep).await;
+        shown.and(ended)
+    }
+
     async fn show(&self, local: &mut Local, paper: Paper) -> Result<(), Failure> {
         let url = local.url();
         let client = Client::new(&url)?;
-        let backend = ProcessBackend::new(Duration::from_secs(2));
-        let backend = Arc::new(backend.map_err(|why| Failure::Broken(format!("start processes: {why}")))?);
+        let backend = backend()?;
         for runner in day::RUNNERS {
             local.add(runner, backend.clone())?;
         }
         local.ready(&client).await?;
-        let program =
-            std::env::current_exe().map_err(|why| Failure::Broken(format!("find this program: {why}")))?;
-        let plan = day::plan(&program.display().to_string(), self.tasks);
+        let plan = self.plan()?;
         if !paper.is_json() {
-            introduce(paper, &url, &plan);
+            introduce(paper, &plan, || {
+                paper.line(format!("  dispatcher  {url}, with a durable table"));
+            });
         }
         let began = Instant::now();
-        let limit = DAY + HUNDRED_SMALL * u32::try_from(self.tasks / 100).unwrap_or(u32::MAX);
         let mut board = Board::new(paper);
         let ended = tokio::select! {
-            ended = timeout(limit, live(&client, &plan)) => ended,
+            ended = timeout(self.limit(), live(&client, &plan)) => ended,
             failure = board.follow(&client) => Ok(Err(failure)),
         };
         board.clear();
-        let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let told = match ended {
             Ok(told) => told?,
             Err(_) => all_of(&client, &plan).await?,
         };
-        report(paper, &plan, &told, took, &url, self.keep)
+        report(paper, &plan, &told, began, (&url, self.keep), None)
     }
+
+    async fn show_replicas(&self, replicas: &mut Replicas, paper: Paper) -> Result<(), Failure> {
+        let url = replicas.local.url();
+        let client = Client::new(&url)?;
+        replicas.add_runners(&backend()?).await?;
+        replicas.local.ready(&client).await?;
+        let plan = self.plan()?;
+        if !paper.is_json() {
+            introduce(paper, &plan, || replicas.introduce(paper));
+        }
+        let began = Instant::now();
+        let mut board = Board::new(paper);
+        let (voice, producer) = (board.voice(), replicas.producer());
+        let day = async {
+            producer.submit(&plan).await?;
+            let submitted = plan.iter().filter(|planned| planned.task.is_some());
+            let ids = submitted.map(|planned| planned.id.clone()).collect();
+            let (ended, cancelled, change) = tokio::join!(
+                ended_of(&client, ids),
+                producer.cancel(&client),
+                replicas.change_leaders(&plan, &voice)
+            );
+            ended?;
+            cancelled?;
+            change
+        };
+        let ended = tokio::select! {
+            ended = timeout(self.limit(), day) => ended,
+            failure = board.follow(&client) => Ok(Err(failure)),
+        };
+        board.clear();
+        let told = all_of(&client, &plan).await?;
+        let change = match ended {
+            Ok(change) => {
+                let mut change = change?;
+                replicas.judge(&told, &mut change).await?;
+                change
+            }
+            Err(_) => TakeOver::never(),
+        };
+        report(paper, &plan, &told, began, (&url, self.keep), Some(&change))
+    }
+
+    fn plan(&self) -> Result<Vec<Planned>, Failure> {
+        let program = std::env::current_exe();
+        let program = program.map_err(|why| Failure::Broken(format!("find this program: {why}")))?;
+        Ok(day::plan(&program.display().to_string(), self.tasks))
+    }
+
+    /// How long the day may take.
+    fn limit(&self) -> Duration {
+        DAY + HUNDRED_SMALL * u32::try_from(self.tasks / 100).unwrap_or(u32::MAX)
+    }
+}
+
+fn backend() -> Result<Arc<dyn Backend>, Failure> {
+    let backend = ProcessBackend::new(Duration::from_secs(2));
+    Ok(Arc::new(backend.map_err(|why| Failure::Broken(format!("start processes: {why}")))?))
+}
+
+fn interrupted() -> Failure {
+    Failure::Broken("the demo was interrupted".to_owned())
 }
 
 /// Submits the day, cancels what is to be cancelled, and waits until all have ended; what the server says of
@@ -135,13 +229,13 @@ async fn all_of(client: &Client, plan: &[Planned]) -> Result<Vec<Value>, Failure
     Ok(told)
 }
 
-fn introduce(paper: Paper, url: &str, plan: &[Planned]) {
+fn introduce(paper: Paper, plan: &[Planned], dispatchers: impl FnOnce()) {
     paper.line(format!(
         "{} a CI day, in one process, on real parts",
         paper.ink(Ink::Strong, "Longshore demo:")
     ));
     paper.line("");
-    paper.line(format!("  dispatcher  {url}, with a durable table"));
+    dispatchers();
     for runner in day::RUNNERS {
         let (cpu, memory) = (runner.cpu / 1_000, runner.memory >> 30);
         let arch = runner.arch;
@@ -163,13 +257,15 @@ fn report(
     paper: Paper,
     plan: &[Planned],
     told: &[Value],
-    ran_ms: u64,
-    url: &str,
-    keeps: bool,
+    began: Instant,
+    (url, keeps): (&str, bool),
+    change: Option<&TakeOver>,
 ) -> Result<(), Failure> {
+    let ran_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let met: Vec<bool> = plan.iter().zip(told).map(|(planned, told)| planned.is_met_by(told)).collect();
     let missed = met.iter().filter(|met| !**met).count();
-    let ended = if missed == 0 { Ok(()) } else { Err(Failure::Work(1)) };
+    let as_expected = missed == 0 && change.is_none_or(|change| change.wrong.is_empty());
+    let ended = if as_expected { Ok(()) } else { Err(Failure::Work(1)) };
     if paper.is_json() {
         let tasks = plan.iter().zip(told).zip(&met).map(|((planned, told), met)| {
             let field = |name: &str| told.get(name).cloned().unwrap_or_default();
@@ -180,7 +276,8 @@ fn report(
             })
         });
         paper.json(&json!({
-            "as_expected": missed == 0, "took_ms": ran_ms, "url": url, "tasks": tasks.collect::<Vec<_>>(),
+            "as_expected": as_expected, "took_ms": ran_ms, "url": url, "tasks": tasks.collect::<Vec<_>>(),
+            "takeover": change.map(TakeOver::json),
         }));
         return ended;
     }
@@ -191,6 +288,9 @@ fn report(
     paper.table(&["TASK", "KIND", "RUNNER", "WAITED", "RAN", "ENDED", "", "WHAT IT SHOWS"], rows);
     paper.line("");
     summary(paper, plan, told, ran_ms, missed);
+    if let Some(change) = change {
+        change.show(paper);
+    }
     if keeps {
         paper.line(format!("It goes on at {url} until Ctrl-C. In another terminal:"));
         for what in ["ps", "runners", "why train-model", "submit --wait -- uname -a"] {

@@ -2,9 +2,9 @@
 //!
 //! Law: that a task has ended is learnt from the server's own word about that task: an event, or an answer to
 //! the question. The stream makes it quick; the questions make it certain. A server that is away for a while is
-//! waited for.
+//! waited for, and so is a task that is durable and not decided yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -45,7 +45,7 @@ pub(crate) async fn ended_of(client: &Client, ids: Vec<String>) -> Result<Vec<Va
 
 async fn follow(client: &Client, bar: ProgressBar, ids: Vec<String>) -> Result<Vec<Value>, Failure> {
     let open = ids.into_iter().enumerate().map(|(at, id)| (id, at)).collect();
-    let mut wait = Wait { client, open, ended: BTreeMap::new(), bar };
+    let mut wait = Wait { client, open, unknown: BTreeSet::new(), ended: BTreeMap::new(), bar };
     while !wait.open.is_empty() {
         wait.listen().await?;
     }
@@ -57,6 +57,8 @@ struct Wait<'a> {
     client: &'a Client,
     /// Which are waited for, with their places in the answer.
     open: BTreeMap<String, usize>,
+    /// What the server did not know when it was last asked: a replica may be a moment behind.
+    unknown: BTreeSet<String>,
     ended: BTreeMap<usize, Value>,
     bar: ProgressBar,
 }
@@ -124,17 +126,31 @@ impl Wait<'_> {
         while let Some(answer) = answers.next().await {
             told.push(answer?);
         }
-        told.into_iter().for_each(|task| self.hear(task));
+        for (id, task) in told {
+            match task {
+                Some(task) => self.hear(task),
+                None if self.unknown.insert(id.clone()) => {}
+                None => self.hear(forgotten(&id)),
+            }
+        }
         Ok(())
     }
 }
 
-async fn one(client: &Client, id: String) -> Result<Value, Failure> {
+/// What the server says of a task; nothing if it does not know it.
+async fn one(client: &Client, id: String) -> Result<(String, Option<Value>), Failure> {
     match client.get(&format!("/v1/tasks/{id}"), &[]).await {
-        // The server has forgotten it: it ended long ago, and nobody knows how.
-        Err(Failure::Problem(problem)) if problem.status == 404 => {
-            Ok(json!({"id": id, "state": "ended", "outcome": "forgotten", "reason": problem.detail}))
+        Err(Failure::Problem(problem)) if problem.status == 404 && problem.undecided => {
+            let task = json!({"id": id, "state": "undecided"});
+            Ok((id, Some(task)))
         }
-        answer => answer,
+        Err(Failure::Problem(problem)) if problem.status == 404 => Ok((id, None)),
+        answer => Ok((id, Some(answer?))),
     }
+}
+
+/// What can be said of a task the server has forgotten: it ended long ago, and nobody knows how.
+fn forgotten(id: &str) -> Value {
+    let reason = "the server no longer knows it: it ended long ago";
+    json!({"id": id, "state": "ended", "outcome": "forgotten", "reason": reason})
 }

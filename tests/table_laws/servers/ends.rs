@@ -9,7 +9,7 @@ use longshore::adapters::jetstream::Options;
 use longshore::model::Head;
 use longshore::ports::{Commit, Follow, Table, TableError};
 
-use super::{Alone, settle};
+use super::{Alone, PATIENCE, settle};
 use crate::broker::{Broker, Cluster};
 use crate::fixture::{Leader, next_turns, put};
 use crate::jetstream::{connect, create, open, some_names};
@@ -73,7 +73,7 @@ async fn a_bucket_that_lost_turns_is_not_followed() {
     alone.server.up();
     // Nobody writes: it is noticed when the follower looks for its place again.
     let last = loop {
-        match log.next().await {
+        match tokio::time::timeout(PATIENCE, log.next()).await.expect("it is noticed") {
             Some(Follow::Turn(turn)) => assert!(turn.number <= 5),
             last => break last,
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use longshore::adapters::JetStreamTable;
 use longshore::adapters::jetstream::Options;
 use longshore::model::{Change, Head, Row};
@@ -12,7 +13,7 @@ use longshore::wire::snapshot::{Pointer, decode_page, decode_pointer};
 
 use super::{Alone, wait_for};
 use crate::broker::Broker;
-use crate::fixture::{Leader, delete, id, put};
+use crate::fixture::{Leader, delete, id, next_turns, put, sum};
 use crate::jetstream::{connect, open};
 
 fn every(milliseconds: u64) -> Options {
@@ -176,6 +177,56 @@ async fn empty_pages_and_those_of_earlier_leaderships_are_dropped() {
     assert_eq!(load.rows.len(), 1);
 }
 
+/// The turns for which the pointer's pages were made.
+async fn made(alone: &Alone) -> Vec<u64> {
+    let pages = alone.pointer().await.unwrap().pages;
+    pages.keys().map(|key| key.split(['.', '-']).nth(1).unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_deposed_writes_no_snapshot() {
+    let alone = Alone::with(Broker::start(), every(10)).await;
+    let first = Leader::number(1).turn(1, vec![put("t", 1)], vec![]);
+    assert_eq!(alone.table.commit(&first).await, Commit::Done);
+    alone.covered(1).await;
+    // It goes on following, so it knows every row and the last sequence.
+    let mut log = alone.table.follow(0).await.unwrap();
+    let other =
+        JetStreamTable::open(&connect(&alone.server.url()).await, &alone.names, every(10)).await.unwrap();
+    let mut leader = Leader::number(2);
+    for number in 2..60 {
+        assert_eq!(other.commit(&leader.turn(number, vec![put("t", number)], vec![])).await, Commit::Done);
+        next_turns(&mut log, if number == 2 { 2 } else { 1 }).await;
+        alone.covered(number).await;
+        assert!(made(&alone).await.iter().all(|turn| *turn > 1), "turn {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_comes_back_uses_none_of_its_old_pages() {
+    let alone = Alone::with(Broker::start(), every(10)).await;
+    let mut leader = Leader::number(1);
+    let first = leader.turn(1, vec![put("t", 1), spec("s", 10)], vec![]);
+    assert_eq!(alone.table.commit(&first).await, Commit::Done);
+    alone.covered(1).await;
+    let other =
+        JetStreamTable::open(&connect(&alone.server.url()).await, &alone.names, every(10)).await.unwrap();
+    let second = Leader::number(2).turn(2, vec![put("t", 2)], vec![]);
+    assert_eq!(other.commit(&second).await, Commit::Done);
+    alone.covered(2).await;
+    wait_for("the pages of the first are dropped", async || {
+        alone.keys().await.iter().all(|key| !key.ends_with(".1-0") && !key.ends_with(".1-1"))
+    })
+    .await;
+
+    let third = leader.turn(3, vec![put("t", 3)], vec![]);
+    assert_eq!(alone.table.commit(&third).await, Commit::Done);
+    alone.covered(3).await;
+    assert!(made(&alone).await.iter().all(|turn| *turn == 3));
+    let load = open(&alone.server.url(), &alone.names).await.load().await.unwrap();
+    assert_eq!((load.head, load.rows), (third.head(), sum([&first, &second, &third])));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_is_missing_or_older_than_the_pointer_means_is_no_table() {
     let alone = Alone::with(Broker::start(), every(20)).await;
@@ -207,6 +258,51 @@ async fn a_page_that_is_missing_or_older_than_the_pointer_means_is_no_table() {
     };
     let (load, ()) = tokio::join!(load, back);
     assert_eq!(load.unwrap().rows.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_does_not_go_on_from_the_snapshot_is_no_table() {
+    let alone = Alone::with(Broker::start(), every(3_600_000)).await;
+    Leader::number(1).commits(&alone.table, 9).await;
+    let pointer = alone.pointer().await.map_or(0, |pointer| pointer.turn);
+    let stream = alone.connection.jetstream.get_stream(alone.names.bucket_stream()).await.unwrap();
+    let gone = alone.names.key(&format!("turn.{}", pointer + 1));
+    stream.purge().filter(gone).await.unwrap();
+    let load = open(&alone.server.url(), &alone.names).await.load().await;
+    assert!(matches!(load, Err(TableError::Damaged { why, .. }) if why.contains("goes on with turn")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_is_whole_though_its_consumers_are_deleted() {
+    let alone = Alone::with(Broker::start(), every(3_600_000)).await;
+    let mut leader = Leader::number(1);
+    leader.commits(&alone.table, 900).await;
+    let expected = alone.table.load().await.unwrap();
+    let stream = alone.connection.jetstream.get_stream(alone.names.bucket_stream()).await.unwrap();
+    let (mut deleted, mut loads) = (0, 0);
+    let deleting = async {
+        loop {
+            let names: Vec<String> =
+                stream.consumer_names().filter_map(async |name| name.ok()).collect().await;
+            for name in names {
+                deleted += u32::from(stream.delete_consumer(&name).await.is_ok());
+            }
+        }
+    };
+    let loading = async {
+        while loads < 20 {
+            let fresh = open(&alone.server.url(), &alone.names).await;
+            match fresh.load().await {
+                Ok(load) => assert_eq!(load, expected),
+                // Now and then it is never left in peace for as long as it needs.
+                Err(TableError::Unreadable { .. }) => continue,
+                Err(why) => panic!("{why}"),
+            }
+            loads += 1;
+        }
+    };
+    tokio::select! { () = deleting => {}, () = loading => {} }
+    assert!(deleted > 5, "only {deleted} consumers were deleted in {loads} loads");
 }
 
 #[tokio::test(flavor = "multi_thread")]

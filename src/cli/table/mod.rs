@@ -1,27 +1,34 @@
-//! `table`: reads the table's file while no server runs, and finds out whether it is sound.
+//! `table`: reads a table, and finds out whether it is sound: a file while no server runs, or the bucket that
+//! dispatchers share over NATS, beside them.
 //!
-//! Law: the file is never written to. What `check` finds broken is said rule by rule.
+//! Law: nothing is ever written to it. What `check` finds broken is said rule by rule, and what a replica shows
+//! otherwise than the log says is said kind by kind.
+
+mod replicas;
+mod source;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Form;
 use super::failure::Failure;
 use super::paper::{Ink, Paper, counted, text};
 use crate::adapters::RedbTable;
+use crate::adapters::jetstream::JetStreamTable;
 use crate::core::{Settings, State, invariant};
 use crate::model::{Fact, Head, Row, TurnRecord};
-use crate::ports::table::TURNS_KEPT;
-use crate::ports::{Load, Table as _, TableError};
+use crate::ports::{Load, TableError};
+use replicas::Compared;
+pub(super) use source::said;
+use source::{Place, Source};
 
 /// How many turns are read at once.
 const STEP: usize = 256;
 
-/// Read a table's file while no server runs
+/// Read a table: a server's file while it is stopped, or over NATS at any time
 #[derive(Debug, Args)]
 pub(super) struct Table {
     #[command(subcommand)]
@@ -34,17 +41,8 @@ enum What {
     Rows(Rows),
     /// The turns in the log, oldest first
     Turns(Turns),
-    /// Whether the file, its log and its rows are sound; 1 if not
+    /// Whether the table, its log and its rows are sound, and each replica shows the same; 1 if not
     Check(Check),
-}
-
-#[derive(Debug, Args)]
-struct File {
-    /// The directory the server was started with
-    #[arg(long, default_value = "longshore-data")]
-    data: PathBuf,
-    #[command(flatten)]
-    form: Form,
 }
 
 #[derive(Debug, Args)]
@@ -53,7 +51,7 @@ struct Rows {
     #[arg(long)]
     kind: Option<String>,
     #[command(flatten)]
-    file: File,
+    place: Place,
 }
 
 #[derive(Debug, Args)]
@@ -65,13 +63,16 @@ struct Turns {
     #[arg(long, default_value_t = 1_000)]
     limit: usize,
     #[command(flatten)]
-    file: File,
+    place: Place,
 }
 
 #[derive(Debug, Args)]
 struct Check {
+    /// A replica to compare with the table's log, over HTTP; may be repeated
+    #[arg(long = "url", value_name = "URL")]
+    urls: Vec<String>,
     #[command(flatten)]
-    file: File,
+    place: Place,
 }
 
 impl Table {
@@ -86,8 +87,8 @@ impl Table {
 
 impl Rows {
     async fn run(self) -> Result<(), Failure> {
-        let paper = Paper::new(self.file.form);
-        let load = open(&self.file.data)?.load().await.map_err(said)?;
+        let paper = Paper::new(self.place.form);
+        let load = self.place.open().await?.load().await?;
         let wanted = |row: &&Row| self.kind.as_deref().is_none_or(|kind| row.key().kind() == kind);
         let rows: Vec<&Row> = load.rows.iter().filter(wanted).collect();
         if paper.is_json() {
@@ -104,19 +105,19 @@ impl Rows {
 
 impl Turns {
     async fn run(self) -> Result<(), Failure> {
-        let paper = Paper::new(self.file.form);
-        let table = open(&self.file.data)?;
+        let paper = Paper::new(self.place.form);
+        let table = self.place.open().await?;
         let mut left = self.limit;
         let mut after = match self.after {
             Some(after) => after,
             None => {
-                let tail = TURNS_KEPT.min(left as u64);
-                table.load().await.map_err(said)?.head.number.saturating_sub(tail)
+                let tail = table.tail().min(left as u64);
+                table.load().await?.head.number.saturating_sub(tail)
             }
         };
         let mut rows = Vec::new();
         while left > 0 {
-            let turns = table.turns(after, STEP.min(left)).await.map_err(said)?;
+            let turns = table.turns(after, STEP.min(left)).await?;
             let Some(turns) = turns else {
                 let why =
                     "the log no longer reaches back to the turn after it; leave it out for the last ones";
@@ -141,15 +142,16 @@ impl Turns {
 
 impl Check {
     async fn run(self) -> Result<(), Failure> {
-        let paper = Paper::new(self.file.form);
-        let dir = self.file.data;
+        let paper = Paper::new(self.place.form);
         let spinner = paper.spinner("reading the whole table");
-        let found = examine(&dir).await;
+        let found = examine(&self.place).await;
         spinner.finish_and_clear();
-        let (load, broken) = found?;
+        let (source, load, mut state, broken) = found?;
+        let replicas = replicas::compare(&source, &mut state, &self.urls).await?;
         if paper.is_json() {
             paper.json(&json!({
                 "table": load.table, "turn": load.head.number, "rows": load.rows.len(), "broken": broken,
+                "replicas": replicas.iter().map(Compared::json).collect::<Vec<_>>(),
             }));
         } else if broken.is_empty() {
             let (rows, turn) = (counted(load.rows.len() as u64), load.head.number);
@@ -160,39 +162,57 @@ impl Check {
         } else {
             broken.iter().for_each(|rule| paper.line(format!("{} {rule}", paper.ink(Ink::Bad, "broken:"))));
         }
-        if broken.is_empty() { Ok(()) } else { Err(Failure::Work(1)) }
+        if !paper.is_json() {
+            replicas.iter().for_each(|replica| replica.show(paper));
+        }
+        let equal = replicas.iter().all(|replica| replica.differs.is_empty());
+        if broken.is_empty() && equal { Ok(()) } else { Err(Failure::Work(1)) }
     }
 }
 
-/// Everything that stands in the table, and every rule that does not hold.
-async fn examine(dir: &Path) -> Result<(Load, Vec<String>), Failure> {
-    let mut broken = Vec::new();
-    match RedbTable::check(dir) {
-        Ok(_) => {}
-        Err(TableError::Damaged { what, why }) => broken.push(format!("{what}: {why}")),
-        Err(other) => return Err(said(other)),
-    }
-    let load = match open(dir)?.load().await {
-        Ok(load) => load,
-        Err(why) if broken.is_empty() => return Err(said(why)),
+/// The table with everything that stands in it, as a state too, and every rule that does not hold.
+async fn examine(place: &Place) -> Result<(Source, Load, State, Vec<String>), Failure> {
+    let mut broken = match place.file()? {
+        Some(dir) => damages(&dir)?,
+        None => Vec::new(),
+    };
+    let read = async {
+        let source = place.open().await?;
+        let load = source.load().await?;
+        Ok((source, load))
+    };
+    let (source, load) = match read.await {
+        Ok(read) => read,
+        Err(why) if broken.is_empty() => return Err(why),
         Err(_) => return Err(Failure::Broken(broken.join("\n"))),
     };
-    let state = State::load(Arc::new(Settings::default()), load.table, load.head, load.rows.clone());
+    let state = state_of(&load);
     broken.extend(invariant::check(&state));
-    Ok((load, broken))
+    Ok((source, load, state, broken))
 }
 
-fn open(dir: &Path) -> Result<RedbTable, Failure> {
-    RedbTable::inspect(dir).map_err(said)
+/// Every rule that does not hold in a shared table, and how each replica compares with its log.
+pub(super) async fn judge(
+    load: Load,
+    table: JetStreamTable,
+    urls: &[String],
+) -> Result<(Vec<String>, Vec<Compared>), Failure> {
+    let source = Source::Shared(table);
+    let mut state = state_of(&load);
+    let broken = invariant::check(&state);
+    Ok((broken, replicas::compare(&source, &mut state, urls).await?))
 }
 
-fn said(why: TableError) -> Failure {
-    match why {
-        TableError::InUse { what } => Failure::Broken(format!(
-            "{what} is in use by a server; stop it first, or ask it: `longshore ps`, `longshore runners`, GET /v1/history"
-        )),
-        TableError::Unreadable { .. } => Failure::Usage(why.to_string()),
-        TableError::Damaged { .. } | TableError::Lost { .. } => Failure::Broken(why.to_string()),
+fn state_of(load: &Load) -> State {
+    State::load(Arc::new(Settings::default()), load.table, load.head, load.rows.clone())
+}
+
+/// What is wrong with the file itself.
+pub(super) fn damages(dir: &Path) -> Result<Vec<String>, Failure> {
+    match RedbTable::check(dir) {
+        Ok(_) => Ok(Vec::new()),
+        Err(TableError::Damaged { what, why }) => Ok(vec![format!("{what}: {why}")]),
+        Err(other) => Err(said(other)),
     }
 }
 
