@@ -75,7 +75,9 @@ impl Known {
         }
         match self.standing(turn.number) {
             Some(known) if known == (turn.id, sequence) => Step::Known,
-            None if turn.number < next && sequence < self.sequence => Step::Known,
+            // A head that a snapshot named was not read itself, and may be the last message that is known.
+            None if turn.id == self.head.id && sequence <= self.sequence => Step::Known,
+            None if turn.number < self.head.number && sequence < self.sequence => Step::Known,
             _ => Step::Contradiction(format!(
                 "turn {} stands at sequence {sequence}, after turn {} at {} was seen",
                 turn.number, self.head.number, self.sequence
@@ -114,5 +116,45 @@ impl Known {
     /// Whether this process wrote the last turn.
     pub(super) fn is_ours(&self) -> bool {
         self.tried == Some(self.head.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{Time, turn::FORMAT};
+
+    fn turn(number: u64, leader: u128) -> Arc<TurnRecord> {
+        Arc::new(TurnRecord {
+            format: FORMAT,
+            number,
+            id: TurnId { leader: Uuid::from_u128(leader), counter: number },
+            epoch: 1,
+            at: Time(number),
+            released: false,
+            changes: Vec::new(),
+            facts: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn the_head_that_a_snapshot_named_is_recognised_when_it_is_read() {
+        let named = || Known::new(46, turn(44, 1).head(), VecDeque::new(), Vec::new());
+        assert_eq!(named().turn(46, &turn(44, 1)), Step::Known);
+        assert_eq!(named().turn(45, &turn(43, 2)), Step::Known);
+        assert!(
+            matches!(named().turn(46, &turn(44, 2)), Step::Contradiction(_)),
+            "another turn at its number"
+        );
+        assert!(
+            matches!(named().turn(47, &turn(44, 1)), Step::Contradiction(_)),
+            "the same at another place"
+        );
+        assert!(
+            matches!(named().turn(46, &turn(43, 2)), Step::Contradiction(_)),
+            "another turn at its place"
+        );
     }
 }
