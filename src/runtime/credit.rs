@@ -108,6 +108,11 @@ impl Credit {
         if self.wants_capacity(level, now) {
             return Err(Reason::Capacity);
         }
+        if level.share_left == 0 && self.paused.is_none() && self.last.is_some() {
+            // Looked at already: the rest of that queue comes back by itself, and is not asked for on and on.
+            self.paused = Some((level, now));
+            return Err(Reason::Window);
+        }
         if self.paused.take().is_some() {
             // One look: whether it placed anything is judged when it is decided.
             self.last = Some((level, 0));
@@ -128,7 +133,9 @@ impl Credit {
 
     fn wants_capacity(&mut self, level: Level, now: Duration) -> bool {
         if let Some((at, since)) = self.paused {
-            let moved = level.pending < at.pending || level.ended != at.ended || level.pending < level.ahead;
+            let moved = level.pending < at.pending
+                || level.ended != at.ended
+                || level.pending < level.ahead.min(at.pending);
             return !moved && now.saturating_sub(since) < PROBE;
         }
         let placed_nothing = self
@@ -185,7 +192,8 @@ mod tests {
         assert_eq!(credit.give(level(900), 100, START, true), Err(Reason::Window));
         let shared = Level { share_left: 400, ..level(300) };
         assert_eq!(credit.give(shared, 100, START, true), Ok(300));
-        assert_eq!(credit.give(Level { share_left: 0, ..level(300) }, 0, START, true), Ok(AHEAD_LEAST));
+        let unshared = Level { share_left: 0, ..level(300) };
+        assert_eq!(Credit::default().give(unshared, 0, START, true), Ok(AHEAD_LEAST));
         let full = Level { bytes_full: true, ..level(0) };
         assert_eq!(credit.give(full, 0, START, true), Err(Reason::Window));
     }
@@ -222,6 +230,19 @@ mod tests {
         assert_eq!(credit.give(level(150), 0, PROBE, true), Ok(100));
         credit.brought(100);
         assert_eq!(credit.give(level(250), 0, PROBE, true), Err(Reason::Capacity));
+    }
+
+    #[test]
+    fn a_queue_that_has_its_share_is_not_pulled_on_and_on() {
+        let mut credit = Credit::default();
+        assert!(credit.give(level(0), 0, START, true).is_ok());
+        let shared = Level { share_left: 0, ..level(500) };
+        assert_eq!(credit.give(shared, 0, START, true), Err(Reason::Window));
+        assert!(credit.give(shared, 0, PROBE / 2, true).is_err());
+        assert_eq!(credit.give(shared, 0, PROBE, true), Ok(AHEAD_LEAST));
+        assert!(credit.give(shared, 0, PROBE, true).is_err());
+        let moved = Level { share_left: 1, ..level(499) };
+        assert!(credit.give(moved, 0, PROBE, true).is_ok());
     }
 
     #[test]
