@@ -8,6 +8,7 @@ mod behaviour {
     mod explain;
     mod leases;
     mod lifecycle;
+    mod locality;
     mod placement;
     mod transcripts;
     mod verdicts;

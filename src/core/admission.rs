@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::input::Submitted;
 use super::state::Window;
-use super::verdict;
+use super::{locality, timers, verdict};
 use crate::model::{Fact, Kind, NewTask, Outcome, Row, Task, TaskState};
 
 /// Decides about one submission. `sequence` is its place in the inbox.
@@ -57,6 +57,8 @@ fn pending(draft: &mut Draft, new: &NewTask) -> Task {
         build: new.build.clone(),
         jobs: new.jobs.clone(),
         limits: new.limits.clone(),
+        artifacts: new.artifacts.clone(),
+        wait: None,
         content: new.content,
         sequence,
         submitted: draft.now,
@@ -66,6 +68,9 @@ fn pending(draft: &mut Draft, new: &NewTask) -> Task {
         state: TaskState::Pending { since: draft.now, not_before: new.limits.not_before, reason: None },
         extra: Default::default(),
     };
+    if timers::waits_until(draft.state, &task).is_none() {
+        task.wait = locality::wait_of(draft.state, &task);
+    }
     draft.state.intern.share(&mut task);
     task
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::blame;
 use super::draft::Draft;
+use super::locality;
 use crate::model::{
     Assignment, AttemptOutcome, End, Ending, Fact, Outcome, Report, Reported, StopCause, Task, TaskState,
     Time,
@@ -60,6 +61,7 @@ fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
         (AttemptOutcome::Succeeded, _) => {
             blame::did_well(draft, &held.runner);
             finish(draft, task, Outcome::Succeeded, None, end);
+            locality::made(draft, task, &held.runner, &end.artifacts);
         }
         (AttemptOutcome::Failed, asked) => {
             blame::did_well(draft, &held.runner);

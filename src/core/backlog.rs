@@ -40,10 +40,43 @@ impl Rank {
         Self { priority: Reverse(priority), after_running_builds: !of_running_build, sequence: task.sequence }
     }
 
+    /// Before every other.
+    pub(super) const FIRST: Rank =
+        Rank { priority: Reverse(i32::MAX), after_running_builds: false, sequence: 0 };
+    /// Behind every other.
+    pub(super) const LAST: Rank =
+        Rank { priority: Reverse(i32::MIN), after_running_builds: true, sequence: u64::MAX };
+
+    /// The rank on a runner of this nearness.
+    pub fn at(self, tier: Tier) -> Place {
+        let Self { priority, after_running_builds, sequence } = self;
+        Place { priority, after_running_builds, tier, sequence }
+    }
+
     /// The task's place in the order of admission.
     pub fn sequence(self) -> u64 {
         self.sequence
     }
+}
+
+/// How near to a task a runner is; on one runner the nearer task goes first, within equal priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// The runner holds the task's output.
+    Cached,
+    /// It holds one of its inputs.
+    Dependency,
+    /// It holds nothing of it.
+    Rest,
+}
+
+/// A rank as it is on a runner that is so near to the task. The smallest is placed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    priority: Reverse<i32>,
+    after_running_builds: bool,
+    tier: Tier,
+    sequence: u64,
 }
 
 /// Pending tasks whose time has come.

@@ -114,6 +114,7 @@ impl<'a> Draft<'a> {
         self.bytes += match &row {
             Row::Spec { body, .. } => body.len() + body.len() / 4 + DELETE_BYTES,
             Row::Task(task) => ROW_BYTES + texts_of(task),
+            Row::Holding(holding) => DELETE_BYTES + holding.artifact.as_str().len(),
             Row::Runner(runner) => ROW_BYTES + texts_of_offer(&runner.offer),
             _ => ROW_BYTES,
         };
@@ -124,6 +125,9 @@ impl<'a> Draft<'a> {
 
     pub fn delete(&mut self, key: Key) {
         self.bytes += DELETE_BYTES;
+        if let Key::Holding(_, artifact) = &key {
+            self.bytes += artifact.as_str().len();
+        }
         self.state.delete(&key);
         self.change(key.clone(), Change::Delete(key));
     }
@@ -216,6 +220,7 @@ impl<'a> Draft<'a> {
     /// Ends a task. Its body goes with it unless it is small enough to be kept.
     pub fn end_task(&mut self, task: &Task, ending: Ending) {
         let mut ended = task.clone();
+        (ended.artifacts, ended.wait) = (None, None);
         ended.state = TaskState::Ended(Box::new(ending));
         let keep = self.state.settings.keep_ended_body;
         if self.state.body(task.id.as_str()).is_some_and(|body| body.len() > keep) {
@@ -274,7 +279,12 @@ fn texts_of(task: &Task) -> usize {
         // Output is full of characters that JSON writes as several.
         TaskState::Ended(ending) => length(&ending.reason) + 2 * length(&ending.message),
     };
-    said + shapes + texts_of_shape(&task.shape)
+    said + shapes + texts_of_shape(&task.shape) + texts_of_artifacts(task)
+}
+
+fn texts_of_artifacts(task: &Task) -> usize {
+    let own = task.artifacts.iter().flat_map(|own| own.inputs.iter().chain(&own.output));
+    own.map(|artifact| artifact.as_str().len() + AROUND).sum()
 }
 
 fn texts_of_shape(shape: &Shape) -> usize {

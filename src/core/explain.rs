@@ -1,11 +1,13 @@
 //! Why: the verdict on a task, its position, what it waits for; and why a runner is idle.
 //!
-//! Law: asks the same `fit`, `backlog` and `builds` as the planner does, so an explanation can never disagree
+//! Law: asks the same `fit`, `backlog`, `locality` and `builds` as the planner does, so an explanation can never disagree
 //! with a placement.
 
 use super::builds::{self, Witnesses};
 use super::fit::{self, Misfit};
 use super::fleet::Seat;
+use super::ladder::Step;
+use super::locality;
 use super::state::State;
 use super::timers::waits_until;
 use super::verdict::{self, Verdict};
@@ -59,7 +61,8 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         Some(misfits) => reasons.push(verdict::rejection(&misfits)),
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
-    let position = waits_until(state, task).is_none().then(|| {
+    let waits = waits_until(state, task).is_some() || waiting_step(state, task).is_some();
+    let position = (!waits).then(|| {
         let (key, rank) = state.place_of(task);
         state.backlog().ahead_of(&key, rank).0
     });
@@ -70,6 +73,9 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
 pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     if let Some(misfit) = seat.misfit(&task.shape, state.is_of_running_build(task)) {
         return Some(misfit);
+    }
+    if !locality::may_have(state, task, &seat.runner.id) {
+        return Some(Misfit::HoldsNothingOfIt);
     }
     if state.watch.refused(&task.id, &seat.runner.id, state.now()) {
         return Some(Misfit::RefusedBefore);
@@ -113,6 +119,7 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
     }
     match waits_until(state, task) {
         Some(at) => reasons.push(format!("it waits until {at}")),
+        None if waiting_step(state, task).is_some() => reasons.extend(locality_reason(state, task)),
         None => {
             let (key, rank) = state.place_of(task);
             let (all, own) = state.backlog().ahead_of(&key, rank);
@@ -125,6 +132,31 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
         reasons.push(format!("no build starts: no runner has room for a {shape} of a running build"));
     }
     reasons
+}
+
+/// The step of its queue's locality a task waits on, if it does.
+fn waiting_step(state: &State, task: &Task) -> Option<Step> {
+    state.ladder().step(&task.id).filter(|step| *step != Step::Open)
+}
+
+fn locality_reason(state: &State, task: &Task) -> Option<String> {
+    let (step, wait) = (waiting_step(state, task)?, task.wait.as_deref()?);
+    let output = task.artifacts.as_ref().and_then(|own| own.output.as_ref());
+    let inputs = task.artifacts.as_ref().map_or(&[][..], |own| &own.inputs);
+    let of_inputs = match inputs {
+        [] => "it names no inputs that a runner could hold".to_owned(),
+        [one] => format!("it waits for a runner that holds {one}"),
+        [one, more @ ..] => {
+            format!("it waits for a runner that holds one of its inputs: {one} or {} more", more.len())
+        }
+    };
+    Some(match (step, output) {
+        (Step::Cache, Some(output)) => format!(
+            "it waits for a runner that holds {output} until {}, then for one that holds an input until {}",
+            wait.cache_until, wait.deps_until
+        ),
+        _ => format!("{of_inputs}; from {} on any runner may have it", wait.deps_until),
+    })
 }
 
 fn fleet_reason(verdict: Verdict, runners: &[(RunnerId, Option<Misfit>)]) -> Option<String> {

@@ -82,6 +82,8 @@ pub enum Misfit {
     Lost,
     /// The runner refused this very task, or it did not reach it, and it is not asked again yet.
     RefusedBefore,
+    /// The task waits for runners that hold something of its own, and this one does not.
+    HoldsNothingOfIt,
     /// Started here, the build would leave no room for a job of a running build.
     NoRoomForJobs {
         shape: Arc<Shape>,
@@ -109,6 +111,7 @@ impl Misfit {
             Misfit::Draining => "draining",
             Misfit::Lost => "lost",
             Misfit::RefusedBefore => "refused_before",
+            Misfit::HoldsNothingOfIt => "holds_nothing_of_it",
             Misfit::NoRoomForJobs { .. } => "no_room_for_jobs",
             Misfit::JobsNeverFit { .. } => "jobs_never_fit",
         }
@@ -156,6 +159,7 @@ impl fmt::Display for Misfit {
             Misfit::Draining => f.write_str("is draining"),
             Misfit::Lost => f.write_str("is lost"),
             Misfit::RefusedBefore => f.write_str("refused this task and is not asked again yet"),
+            Misfit::HoldsNothingOfIt => f.write_str("holds nothing of what the task waits for"),
             Misfit::NoRoomForJobs { shape } => {
                 write!(f, "started here it would leave no room for a {shape} of a running build")
             }

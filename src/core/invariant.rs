@@ -49,6 +49,10 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
     differs("the deadlines", fresh.deadlines == state.deadlines);
     differs("the ended tasks", fresh.ended == state.ended);
     differs("the lost runners", fresh.lost == state.lost);
+    differs("the artifacts", fresh.artifacts == state.artifacts);
+    let same_ladder = state.ladder.same(&state.artifacts, &fresh.ladder, &fresh.artifacts);
+    differs("the ladder", same_ladder);
+    differs("the runners that are away with artifacts", fresh.absent_holders == state.absent_holders);
     differs("the shelves", fresh.shelves == state.shelves);
     let counts = |state: &State| {
         let mut counts = state.counts.clone();

@@ -56,6 +56,9 @@ impl State {
             .filter(|seat| seat.runner.lost.is_some() && !seat.tasks.is_empty())
             .map(|seat| (seat.runner.id.clone(), Arc::from("its runner is lost")))
             .collect();
+        let waiting = self.ladder.waiting_for_cache().filter_map(|id| self.task(id.as_str()));
+        let outputs = waiting.filter_map(|task| task.artifacts.as_ref()?.output.clone());
+        self.watch.fewer_holders = outputs.collect();
         let builds = self.tasks().filter(|task| task.kind() == Kind::Build && !task.is_ended());
         self.watch.beyond = builds.map(|build| build.id.clone()).collect();
         self.wakes.everything(super::wake::Wake::Everything);

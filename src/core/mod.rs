@@ -8,6 +8,7 @@
 //! `state`: one writer, everything else derived.
 
 mod admission;
+pub mod artifacts;
 mod attempt;
 pub mod backlog;
 mod blame;
@@ -21,8 +22,11 @@ pub mod fleet;
 pub mod input;
 mod intern;
 pub mod invariant;
+pub mod ladder;
 mod lease;
+mod locality;
 mod planner;
+mod prospects;
 mod registration;
 pub mod settings;
 pub mod shelves;

@@ -2,8 +2,9 @@
 //!
 //! Story: every line that something woke enters with its first task; the first of all in the order of the pool is
 //! placed on the cheapest runner that fits, in the strategy's order; its line enters again with its next task. A
-//! task that finds no runner takes its own line out of this turn and nobody else's. Planning again at once would
-//! place nothing.
+//! task that finds no runner takes its own line out of this turn and nobody else's. Beside the lines enter the
+//! prospects of runners that hold something a task wants, which go before the rest within equal priority. Planning
+//! again at once would place nothing.
 //!
 //! Law: deterministic; a placement is only ever made where `fit` sees no misfit.
 
@@ -11,10 +12,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use super::backlog::{LineKey, Rank};
+use super::backlog::{LineKey, Place, Rank, Tier};
 use super::builds::{self, Witnesses};
 use super::draft::Draft;
 use super::fleet::Seat;
+use super::locality;
+use super::prospects::{self, Prospect, Prospects};
 use super::state::State;
 use super::wake::{Wake, Wakes};
 use crate::model::{Assignment, Fact, Kind, RunnerId, RunnerState, Task, TaskState};
@@ -36,6 +39,15 @@ struct Line {
     /// The last task that was passed over because a runner had refused it.
     passed: Option<Rank>,
 }
+
+/// Who enters the order of one planning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Entrant {
+    Line(usize),
+    Prospect(usize),
+}
+
+type Heads = BinaryHeap<Reverse<(Place, Entrant)>>;
 
 /// Places what the wake-ups since the last planning made placeable. Returns how many tasks were placed.
 pub(super) fn plan(draft: &mut Draft) -> u64 {
@@ -67,36 +79,111 @@ pub(super) fn sweep(draft: &mut Draft) {
 fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
     let all = wakes.all.is_some() || wakes.runners.len() > FEW_RUNNERS;
     let mut lines = woken_lines(draft.state, &wakes, all);
-    let mut heads: BinaryHeap<Reverse<(Rank, usize)>> = BinaryHeap::with_capacity(lines.len());
+    let mut prospects = Prospects::of(draft.state, &wakes);
+    let mut heads: Heads = BinaryHeap::with_capacity(lines.len() + prospects.entering.len());
     for (number, line) in lines.iter().enumerate() {
-        if let Some(first) = draft.state.backlog().first(&line.key, None) {
-            heads.push(Reverse((first, number)));
-        }
+        enter_line(draft.state, &mut heads, line, number);
     }
     let mut witnesses = Witnesses::default();
     let mut placed = 0;
-    while let Some(Reverse((rank, number))) = heads.pop() {
+    loop {
+        heads.extend(
+            prospects.entering.drain(..).map(|(place, number)| Reverse((place, Entrant::Prospect(number)))),
+        );
+        let Some(Reverse((place, entrant))) = heads.pop() else { break };
         if draft.is_full() {
-            draft.state.wakes.everything(Wake::Everything);
+            draft.state.wakes.left_over(wakes);
             draft.more();
             break;
         }
-        let line = &mut lines[number];
-        // Lines may have been merged or moved by what was placed before.
-        let Some(task) = draft.state.waiting(&line.key, rank).cloned() else { continue };
-        match find_runner(draft.state, line, &task, &wakes.runners, &mut witnesses) {
-            Some(runner) => {
-                assign(draft, &task, &runner);
-                placed += 1;
+        let found = match entrant {
+            Entrant::Line(number) => {
+                let found = plan_line(draft, &mut lines[number], place, &wakes.runners, &mut witnesses);
+                if found.goes_on() {
+                    enter_line(draft.state, &mut heads, &lines[number], number);
+                }
+                found
             }
-            None if draft.state.watch.refusals.contains_key(&task.id) => line.passed = Some(rank),
-            None => continue,
-        }
-        if let Some(next) = draft.state.backlog().first(&line.key, line.passed) {
-            heads.push(Reverse((next, number)));
-        }
+            Entrant::Prospect(number) => plan_prospect(draft, &mut prospects, place, number, &mut witnesses),
+        };
+        placed += u64::from(found == Found::Placed);
     }
     placed
+}
+
+/// What became of the first task of a line or group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Placed,
+    /// It is passed over for a reason of its own.
+    Passed,
+    /// Nothing has room for it, nor for others like it.
+    NoRoom,
+}
+
+impl Found {
+    fn goes_on(self) -> bool {
+        self != Found::NoRoom
+    }
+}
+
+fn enter_line(state: &State, heads: &mut Heads, line: &Line, number: usize) {
+    if let Some(next) = state.backlog().first(&line.key, line.passed) {
+        heads.push(Reverse((next.at(Tier::Rest), Entrant::Line(number))));
+    }
+}
+
+fn plan_line(
+    draft: &mut Draft,
+    line: &mut Line,
+    place: Place,
+    woken: &BTreeMap<RunnerId, Wake>,
+    witnesses: &mut Witnesses,
+) -> Found {
+    let Some(rank) = draft.state.backlog().first(&line.key, line.passed) else { return Found::NoRoom };
+    if rank.at(Tier::Rest) != place {
+        // Its first task was placed on a runner that holds something of it.
+        return Found::Passed;
+    }
+    // Lines may have been merged or moved by what was placed before.
+    let Some(task) = draft.state.waiting(&line.key, rank).cloned() else { return Found::NoRoom };
+    match find_runner(draft.state, line, &task, woken, witnesses) {
+        Some(runner) => {
+            assign(draft, &task, &runner);
+            Found::Placed
+        }
+        None if draft.state.watch.refusals.contains_key(&task.id) => {
+            line.passed = Some(rank);
+            Found::Passed
+        }
+        None => Found::NoRoom,
+    }
+}
+
+fn plan_prospect(
+    draft: &mut Draft,
+    prospects: &mut Prospects,
+    place: Place,
+    number: usize,
+    witnesses: &mut Witnesses,
+) -> Found {
+    let Prospect::Task(task, tier) = prospects.take(draft.state, number, place) else { return Found::NoRoom };
+    let runner = {
+        let mut may = may_take(draft.state, &task, witnesses);
+        prospects::best_holder(draft.state, &task, tier, &mut may)
+    };
+    let (found, passed) = match runner {
+        Some(runner) => {
+            assign(draft, &task, &runner);
+            (Found::Placed, None)
+        }
+        None if draft.state.watch.refusals.contains_key(&task.id) => {
+            (Found::Passed, Some(draft.state.place_of(&task).1))
+        }
+        None => return Found::NoRoom,
+    };
+    prospects.go_on(draft.state, number, passed);
+    found
 }
 
 fn woken_lines(state: &State, wakes: &Wakes, all: bool) -> Vec<Line> {
@@ -118,13 +205,7 @@ fn find_runner(
     witnesses: &mut Witnesses,
 ) -> Option<RunnerId> {
     let strategy = state.settings.strategy;
-    let refused = state.watch.refusals.contains_key(&task.id);
-    let guards = &state.settings.guards;
-    let is_build = task.kind() == Kind::Build && guards.safe_builds;
-    let mut may = |seat: &Seat| {
-        (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
-            && (!is_build || builds::blocked_by(state, witnesses, &task.shape, &task.jobs, seat).is_none())
-    };
+    let mut may = may_take(state, task, witnesses);
     let of_running_build = line.key.of_running_build;
     let found = match line.scope {
         Scope::Woken => {
@@ -150,7 +231,24 @@ fn find_runner(
     found.map(|seat| seat.runner.id.clone())
 }
 
+/// What excludes a runner for reasons of the task's own: that it refused it, or the rule for builds.
+fn may_take<'a>(
+    state: &'a State,
+    task: &'a Task,
+    witnesses: &'a mut Witnesses,
+) -> impl FnMut(&Seat) -> bool + 'a {
+    let refused = state.watch.refusals.contains_key(&task.id);
+    let is_build = task.kind() == Kind::Build && state.settings.guards.safe_builds;
+    move |seat| {
+        (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
+            && (!is_build || builds::blocked_by(state, witnesses, &task.shape, &task.jobs, seat).is_none())
+    }
+}
+
 fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
+    if let Some(found) = locality::found(draft.state, task, runner) {
+        draft.fact(found);
+    }
     let incarnation = draft.runner(runner).expect("the planner places on known runners").incarnation.clone();
     let token = draft.next_token();
     let mut assigned = Task::clone(task);

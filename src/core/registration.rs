@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::input::Answer;
+use super::locality;
 use super::watch::{Cause, Omission, Suspicion};
 use crate::model::{
     Class, ClassId, Fact, Heartbeat, HeartbeatAnswer, Held, Leave, Offer, Registered, Registration, Row,
@@ -25,6 +26,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         return Answer::RegistrationRefused { reason: superseded(new, row) };
     }
     let again = known.as_ref().is_some_and(|row| row.incarnation == new.incarnation);
+    let was_lost = known.as_ref().is_some_and(|row| row.lost.is_some());
     let restarted = known.is_some() && !again;
     if let Some(row) = known.as_ref().filter(|row| row.offer != new.offer) {
         remember_class(draft, &row.offer);
@@ -52,6 +54,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         let (runner, incarnation) = (new.runner.clone(), new.incarnation.clone());
         draft.fact(Fact::RunnerRegistered { runner, incarnation, again });
     }
+    locality::registered(draft, new, again && !was_lost);
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);
     let running: BTreeSet<Held> = new.running.iter().cloned().collect();
@@ -183,7 +186,12 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
         Some(Cause::Left { .. })
     );
     if known.is_none() || leaving {
-        return Answer::Heartbeat(HeartbeatAnswer { number: beat.number, stop: Vec::new(), register: true });
+        return Answer::Heartbeat(HeartbeatAnswer {
+            number: beat.number,
+            artifacts: None,
+            stop: Vec::new(),
+            register: true,
+        });
     }
     renew(draft, &beat.runner);
     let mut stop = Vec::new();
@@ -196,11 +204,13 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
             stop.push(StopOrder { id: held.id.clone(), token: held.token, reason });
         }
     }
-    if draft.state.watch.is_news(beat) {
+    let is_news = draft.state.watch.is_news(beat);
+    if is_news {
         note_omissions(draft, beat, &listed);
     }
+    let artifacts = locality::news(draft, beat, is_news);
     stop.extend(stop_orders(draft.state, &beat.runner));
-    Answer::Heartbeat(HeartbeatAnswer { number: beat.number, stop, register: false })
+    Answer::Heartbeat(HeartbeatAnswer { number: beat.number, artifacts, stop, register: false })
 }
 
 /// Confirms one listed attempt, also one that a predecessor had; false if it is not a live one. What a full turn

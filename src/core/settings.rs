@@ -1,8 +1,9 @@
 //! The settings the decisions depend on, as plain data. `config` reads and validates them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Class, Resources};
+use crate::model::{Class, QueueId, Resources};
 
 /// What an operator may set about the decisions. Spans are in log time.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +45,21 @@ pub struct Settings {
     pub refusal_backoff: Duration,
     pub unsafe_grace: Duration,
     pub sweep: Duration,
+    /// Queues whose tasks wait for runners that hold what they read or make.
+    pub locality: BTreeMap<QueueId, Locality>,
+    /// The most artifacts known of one runner; beyond it the oldest are forgotten.
+    pub runner_artifacts: usize,
     #[doc(hidden)]
     pub guards: Guards,
+}
+
+/// How long the tasks of a queue wait for runners that hold what they read or make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Locality {
+    /// For runners that hold the task's output, where any does.
+    pub cache_wait: Duration,
+    /// After that, for runners that hold at least one of its inputs.
+    pub deps_wait: Duration,
 }
 
 /// The order of the backlog.
@@ -92,6 +106,8 @@ impl Default for Settings {
             refusal_backoff: Duration::from_secs(1),
             unsafe_grace: Duration::from_secs(300),
             sweep: Duration::from_secs(30),
+            locality: BTreeMap::new(),
+            runner_artifacts: 10_000,
             guards: Guards::default(),
         }
     }
@@ -119,6 +135,8 @@ pub struct Guards {
     pub rearm_leases: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
+    /// A task waits for runners that hold something of its own.
+    pub locality: bool,
 }
 
 impl Default for Guards {
@@ -133,6 +151,7 @@ impl Default for Guards {
             tombstones: true,
             rearm_leases: true,
             leases_end: true,
+            locality: true,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! committed turns were applied. Both share their rows.
 
 mod reading;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +15,12 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use super::backlog::{Backlog, LineKey, Rank};
+use super::artifacts::ArtifactIndex;
+use super::backlog::{Backlog, LineKey};
 use super::families::Families;
 use super::fleet::Fleet;
 use super::intern::Intern;
+use super::ladder::Ladder;
 use super::settings::Settings;
 use super::shelves::Shelves;
 use super::wake::{Wake, Wakes};
@@ -118,6 +121,10 @@ pub struct State {
     pub(super) ended: BTreeSet<(Time, TaskId)>,
     pub(super) lost: BTreeSet<(Time, RunnerId)>,
     pub(super) shelves: Shelves,
+    pub(super) artifacts: ArtifactIndex,
+    pub(super) ladder: Ladder,
+    /// Runners that are away and still have artifacts in the rows.
+    pub(super) absent_holders: BTreeSet<RunnerId>,
     pub(super) counts: Counts,
     // The leader's own:
     pub(super) wakes: Wakes,
@@ -149,6 +156,9 @@ impl State {
             ended: BTreeSet::new(),
             lost: BTreeSet::new(),
             shelves: Shelves::default(),
+            artifacts: ArtifactIndex::default(),
+            ladder: Ladder::default(),
+            absent_holders: BTreeSet::new(),
             counts: Counts::default(),
             wakes: Wakes::default(),
             watch: Watch::default(),
@@ -166,7 +176,7 @@ impl State {
         for row in runners.into_iter().chain(others) {
             state.put(row);
         }
-        state.wakes.clear();
+        state.forget_news();
         state
     }
 
@@ -180,7 +190,13 @@ impl State {
                 Change::Delete(key) => self.delete(key),
             }
         }
+        self.forget_news();
+    }
+
+    /// Forgets what is only of use to a leader: a follower plans nothing.
+    fn forget_news(&mut self) {
         self.wakes.clear();
+        self.watch.fewer_holders.clear();
     }
 
     pub(super) fn set_head(&mut self, head: Head) {
@@ -188,22 +204,6 @@ impl State {
         self.turn = head.number;
         self.last_id = head.id;
         self.now = self.now.max(head.at);
-    }
-
-    /// Moves tasks whose time has come into their lines.
-    pub(super) fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
-        while let Some((at, _)) = self.delayed.first() {
-            if *at > self.now {
-                break;
-            }
-            let (_, id) = self.delayed.pop_first().expect("it was just seen");
-            let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
-            let (key, rank) = self.place_of(&task);
-            self.wakes.line(&key, Wake::TimeCame);
-            self.watch.judge.lines.insert(key.clone());
-            self.backlog.insert(&key, rank);
-        }
     }
 
     /// Puts a row in place of what stood under its key.
@@ -216,6 +216,7 @@ impl State {
                 self.count_body(&id, true);
             }
             Row::Runner(runner) => self.put_runner(runner),
+            Row::Holding(holding) => self.put_holding(&holding),
             Row::Queue(queue) => {
                 if !queue.paused {
                     self.wakes.everything(Wake::Queue);
@@ -252,9 +253,12 @@ impl State {
                 if let Some(at) = self.runner(id).and_then(|runner| runner.lost) {
                     self.lost.remove(&(at, id.clone()));
                 }
+                self.no_more_waiting_for(id);
                 self.fleet.remove(id);
+                self.note_absence(id);
                 self.wake_build_lines();
             }
+            Key::Holding(runner, artifact) => self.delete_holding(runner, artifact),
             Key::Queue(id) => {
                 self.queues.remove(id);
             }
@@ -314,8 +318,7 @@ impl State {
             TaskState::Pending { not_before, .. } => {
                 let ready_at = not_before.unwrap_or_default();
                 if !self.delayed.remove(&(ready_at, task.id.clone())) {
-                    let (key, rank) = self.place_of(task);
-                    self.backlog.remove(&key, rank);
+                    self.unstand(task);
                 }
                 self.counts.leave(window_of(task), &task.shape.queue);
             }
@@ -345,11 +348,7 @@ impl State {
                     Some(at) => {
                         self.delayed.insert((at, task.id.clone()));
                     }
-                    None => {
-                        let (key, rank) = self.place_of(task);
-                        self.wakes.line(&key, Wake::Pending);
-                        self.backlog.insert(&key, rank);
-                    }
+                    None => self.stand(task, Wake::Pending),
                 }
                 self.counts.join(window_of(task), &task.shape.queue);
             }
@@ -379,7 +378,14 @@ impl State {
             self.lost.insert((at, runner.id.clone()));
         }
         self.wakes.runner(&runner.id, Wake::Runner);
+        let id = runner.id.clone();
+        let before = self.runner(&id).map(|old| (old.state(), old.offer.clone()));
+        let after = (runner.state(), runner.offer.clone());
         self.fleet.put(runner);
+        if before.is_some_and(|before| before != after) {
+            self.no_more_waiting_for(&id);
+        }
+        self.note_absence(&id);
         self.wake_build_lines();
     }
 
@@ -408,27 +414,13 @@ impl State {
         }
     }
 
-    /// Moves the waiting jobs of a build between the lines of running builds and the others.
-    fn move_members(&mut self, build: &TaskId, running: bool) {
-        let members: Vec<TaskId> = self.families.live(build).cloned().collect();
-        for id in members {
-            let Some(task) = self.task(id.as_str()).cloned() else { continue };
-            let TaskState::Pending { not_before, .. } = &task.state else { continue };
-            if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
-                continue;
-            }
-            let (old_key, old_rank) = self.place_with(&task, !running);
-            let (key, rank) = self.place_with(&task, running);
-            self.backlog.remove(&old_key, old_rank);
-            self.wakes.line(&key, Wake::BuildStarted);
-            self.backlog.insert(&key, rank);
-        }
-    }
-
     fn wake_build_lines(&mut self) {
         let lines: Vec<LineKey> = self.backlog.build_lines().cloned().collect();
         for key in lines {
             self.wakes.line(&key, Wake::BuildRule);
+        }
+        if self.ladder.builds().next().is_some() {
+            self.wakes.builds.get_or_insert(Wake::BuildRule);
         }
         self.watch.rule_changed = true;
     }
@@ -454,27 +446,6 @@ impl State {
         } else {
             self.counts.body_bytes -= bytes;
         }
-    }
-
-    /// The line a pending task belongs to, and its rank.
-    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Rank) {
-        self.place_with(task, self.is_of_running_build(task))
-    }
-
-    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
-        let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
-        (key, Rank::of(task, of_running_build, self.settings.order))
-    }
-
-    /// Whether the task belongs to a build that holds a runner.
-    pub fn is_of_running_build(&self, task: &Task) -> bool {
-        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
-    }
-
-    /// Whether `build` is a build that holds a runner.
-    pub fn is_running_build(&self, build: &TaskId) -> bool {
-        self.task(build.as_str())
-            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
     }
 }
 

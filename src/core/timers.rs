@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{admission, builds, lease, planner, verdict};
+use super::{admission, builds, lease, locality, planner, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -18,6 +18,10 @@ pub(super) fn run(draft: &mut Draft) {
     lease::end_leases(draft);
     lease::take_from_suspects(draft);
     lease::work_off_lost(draft);
+    locality::take_in_news(draft);
+    locality::forget_absent(draft);
+    locality::end_vain_waits(draft);
+    locality::begin_waits(draft);
     admission::end_jobs_beyond(draft);
     work_off_builds(draft);
     end_deadlines(draft);
@@ -174,6 +178,7 @@ impl State {
         [
             Some(self.watch.sweep_at),
             self.delayed.first().map(|(at, _)| *at),
+            self.ladder.next_end().map(|(at, _)| *at),
             self.deadlines.first().map(|(at, _)| *at),
             self.ended.first().map(|(at, _)| *at + settings.keep_ended),
             self.lost.first().map(|(at, _)| *at + settings.class_memory),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::backlog::LineKey;
-use crate::model::RunnerId;
+use crate::model::{RunnerId, TaskId};
 
 /// The name of a wake-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +15,10 @@ pub enum Wake {
     Pending,
     /// The time a task waited for came.
     TimeCame,
+    /// A step of a task's wait for artifacts is over: more runners may have it.
+    WaitOver,
+    /// A runner holds an artifact that a pending task wants.
+    Artifact,
     /// A task left its runner.
     End,
     /// A runner registered, grew, was resumed or drains.
@@ -37,12 +41,35 @@ pub struct Wakes {
     pub all: Option<Wake>,
     pub lines: BTreeMap<LineKey, Wake>,
     pub runners: BTreeMap<RunnerId, Wake>,
+    /// Tasks that want artifacts, against the runners that hold one.
+    pub tasks: BTreeMap<TaskId, Wake>,
+    /// Builds among such tasks.
+    pub builds: Option<Wake>,
+    /// Every runner, against the tasks that want what it holds.
+    pub holders: Option<Wake>,
 }
 
 impl Wakes {
-    /// Every line and every runner.
+    /// Every line, every runner and every task that wants artifacts.
     pub fn everything(&mut self, wake: Wake) {
         self.all.get_or_insert(wake);
+        self.holders.get_or_insert(wake);
+    }
+
+    /// What was left of `wakes` when planning stopped at its budget.
+    pub fn left_over(&mut self, wakes: Self) {
+        self.all.get_or_insert(Wake::Everything);
+        self.holders = self.holders.or(wakes.holders);
+        self.builds = self.builds.or(wakes.builds);
+        self.runners.extend(wakes.runners);
+        self.tasks.extend(wakes.tasks);
+    }
+
+    /// One task, against the runners that hold something it wants.
+    pub fn task(&mut self, id: &TaskId, wake: Wake) {
+        if self.holders.is_none() && !self.tasks.contains_key(id) {
+            self.tasks.insert(id.clone(), wake);
+        }
     }
 
     /// One line, against every runner.
@@ -54,14 +81,19 @@ impl Wakes {
 
     /// One runner, against every line.
     pub fn runner(&mut self, id: &RunnerId, wake: Wake) {
-        if self.all.is_none() && !self.runners.contains_key(id) {
+        if self.holders.is_none() && !self.runners.contains_key(id) {
             self.runners.insert(id.clone(), wake);
         }
     }
 
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.all.is_none() && self.lines.is_empty() && self.runners.is_empty()
+        self.all.is_none()
+            && self.holders.is_none()
+            && self.builds.is_none()
+            && self.lines.is_empty()
+            && self.runners.is_empty()
+            && self.tasks.is_empty()
     }
 
     /// Forgets everything: a follower plans nothing.

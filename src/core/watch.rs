@@ -3,12 +3,12 @@
 //! Law: a new leader starts with every lease in full, so forgetting all of this never takes work from a runner
 //! early; it can only wait longer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::LineKey;
-use crate::model::{Heartbeat, RunnerId, TaskId, Time};
+use crate::model::{ArtifactId, Heartbeat, RunnerId, TaskId, Time};
 
 /// Why something is to be taken from a runner once its reports were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,12 @@ pub struct Watch {
     pub(super) unplaceable: BTreeSet<(Time, TaskId)>,
     /// Builds whose jobs came before them and were not held against their shapes yet.
     pub(super) beyond: BTreeSet<TaskId>,
+    /// Artifacts that fewer runners can be waited for with than before.
+    pub(super) fewer_holders: BTreeSet<ArtifactId>,
+    /// News of artifacts that turns were too full for: whose, of what, and whether it is held.
+    pub(super) untold: VecDeque<(RunnerId, ArtifactId, bool)>,
+    /// The newest artifact news of each runner: its incarnation and number.
+    pub(super) newest_news: BTreeMap<RunnerId, (Arc<str>, u64)>,
     pub(super) rule_changed: bool,
     pub(super) sweep_at: Time,
     /// Runners whose tasks are being worked off, and why.

@@ -34,6 +34,16 @@ pub enum Fact {
         token: Token,
         report: Arc<str>,
     },
+    /// Whether a task that wants artifacts, of a queue with locality, went to a runner that holds them. `None`
+    /// where it names none.
+    Locality {
+        id: TaskId,
+        runner: RunnerId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Found>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        inputs: Option<Found>,
+    },
     RunnerRegistered {
         runner: RunnerId,
         incarnation: Arc<str>,
@@ -89,6 +99,32 @@ pub enum Fact {
         reason: Arc<str>,
     },
     Unfrozen,
+}
+
+/// What became of the wish for a runner that holds an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Found {
+    /// The task went to one.
+    Hit,
+    /// No ready runner that could ever run it held one.
+    Miss,
+    /// One did, but had no room for it before the wait was over.
+    Timeout,
+}
+
+impl Found {
+    /// All of them.
+    pub const ALL: [Found; 3] = [Found::Hit, Found::Miss, Found::Timeout];
+
+    /// The word in payloads and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Found::Hit => "hit",
+            Found::Miss => "miss",
+            Found::Timeout => "timeout",
+        }
+    }
 }
 
 /// A task entered a state: the lifecycle event of the protocol.

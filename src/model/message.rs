@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{ClassId, Kind, Offer, QueueId, RunnerId, TaskId, Token};
+use super::{ArtifactId, ArtifactNews, ClassId, Kind, Offer, QueueId, RunnerId, TaskId, Token};
 
 /// A task under the token it was given with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,8 @@ pub struct Registration {
     pub cost: f64,
     pub class: Option<ClassId>,
     pub running: Vec<Held>,
+    /// Everything it holds; nothing said about it where this is `None`.
+    pub artifacts: Option<Vec<ArtifactId>>,
     pub last_seen: Option<LastSeen>,
     pub version: Arc<str>,
 }
@@ -55,12 +57,15 @@ pub struct Heartbeat {
     pub incarnation: Arc<str>,
     pub number: u64,
     pub running: Vec<Held>,
+    pub artifacts: Option<ArtifactNews>,
 }
 
 /// The answer to a heartbeat, given after a turn that began after it arrived was committed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HeartbeatAnswer {
     pub number: u64,
+    /// The number of the newest artifact news taken in, in answer to news.
+    pub artifacts: Option<u64>,
     pub stop: Vec<StopOrder>,
     /// The runner is to register again.
     pub register: bool,
@@ -120,6 +125,8 @@ pub struct End {
     pub exit_code: Option<i32>,
     /// A reason or the last lines of output; at most 4 KiB are kept.
     pub message: Option<Arc<str>>,
+    /// What the runner holds since; counts only if the attempt succeeded. The task's output counts unsaid.
+    pub artifacts: Vec<ArtifactId>,
 }
 
 /// How an attempt ended, as its runner saw it.

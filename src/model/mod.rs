@@ -3,6 +3,7 @@
 //! Nothing here decides, waits or talks to anything. The rows derive their serialised form, which is the
 //! readable form of the table (ADR 0002); the payloads other programs send are shaped in `wire`.
 
+pub mod artifact;
 pub mod fact;
 pub mod id;
 pub mod message;
@@ -16,7 +17,8 @@ pub mod token;
 pub mod turn;
 pub mod work;
 
-pub use fact::{Fact, Lifecycle, LifecycleState};
+pub use artifact::{ArtifactId, ArtifactIdError, ArtifactNews, Artifacts, Holding, Wait};
+pub use fact::{Fact, Found, Lifecycle, LifecycleState};
 pub use id::{BuildId, ClassId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
 pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,

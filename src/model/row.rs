@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ClassId, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
+use super::{ArtifactId, ClassId, Holding, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
 
 /// One row. Rows are shared, never changed in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Row {
         body: Arc<str>,
     },
     Runner(Arc<Runner>),
+    /// An artifact on a runner.
+    Holding(Holding),
     Queue(Queue),
     Class(Arc<Class>),
     EarlyCancel(EarlyCancel),
@@ -35,6 +37,7 @@ pub enum Key {
     Task(TaskId),
     Spec(TaskId),
     Runner(RunnerId),
+    Holding(RunnerId, ArtifactId),
     Queue(QueueId),
     Class(ClassId),
     EarlyCancel(TaskId),
@@ -48,6 +51,7 @@ impl Row {
             Row::Task(task) => Key::Task(task.id.clone()),
             Row::Spec { id, .. } => Key::Spec(id.clone()),
             Row::Runner(runner) => Key::Runner(runner.id.clone()),
+            Row::Holding(holding) => Key::Holding(holding.runner.clone(), holding.artifact.clone()),
             Row::Queue(queue) => Key::Queue(queue.id.clone()),
             Row::Class(class) => Key::Class(class.id.clone()),
             Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
@@ -63,6 +67,7 @@ impl Key {
             Key::Task(_) => "task",
             Key::Spec(_) => "spec",
             Key::Runner(_) => "runner",
+            Key::Holding(..) => "holding",
             Key::Queue(_) => "queue",
             Key::Class(_) => "class",
             Key::EarlyCancel(_) => "early_cancel",
@@ -82,6 +87,7 @@ impl std::fmt::Display for Key {
             | Key::EarlyCancel(id) => {
                 write!(f, "{}.{id}", self.kind())
             }
+            Key::Holding(runner, artifact) => write!(f, "{}.{runner}.{artifact}", self.kind()),
             Key::Pool => f.write_str("pool"),
         }
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, time::span};
+use super::{Artifacts, BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Wait, time::span};
 
 /// The small row of a task. The body it was submitted with stands in a row of its own beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,12 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "no_shapes")]
     pub jobs: Arc<[Arc<Shape>]>,
     pub limits: Arc<Limits>,
+    /// What it reads and makes; not kept once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<Arc<Artifacts>>,
+    /// Its wait for runners that hold something of its own, once that has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Box<Wait>>,
     /// Hash of the submission's content: tells a repeated submission from a conflicting one.
     pub content: Uuid,
     /// Place in the order of admission.
@@ -265,6 +271,7 @@ pub struct NewTask {
     /// For a build, the shapes of its jobs (never empty); for a job, empty.
     pub jobs: Arc<[Arc<Shape>]>,
     pub limits: Arc<Limits>,
+    pub artifacts: Option<Arc<Artifacts>>,
     pub content: Uuid,
     /// The task as submitted, as JSON: what its runner gets.
     pub body: Arc<str>,

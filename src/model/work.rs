@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BuildId, Resources};
+use super::{ArtifactId, BuildId, Resources};
 
 /// A task as its runner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,6 +19,8 @@ pub struct WorkOrder {
     pub tolerations: BTreeSet<Arc<str>>,
     /// The build a job belongs to.
     pub build: Option<BuildId>,
+    /// The artifact it makes.
+    pub output: Option<ArtifactId>,
     /// How long it may run.
     pub timeout: Option<Duration>,
     pub image: Option<Arc<str>>,

@@ -41,6 +41,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         Fact::SubmissionRefused { id, .. }
         | Fact::StopAsked { id, .. }
         | Fact::StaleReport { id, .. }
+        | Fact::Locality { id, .. }
         | Fact::CancelRemembered { id } => Some(id),
         Fact::BuildsUnsafe { build } => Some(build),
         Fact::RunnerRegistered { .. }

@@ -55,7 +55,12 @@ impl Running {
             let ran = AssertUnwindSafe(run(&*backend, start, &inputs, &keep)).catch_unwind().await;
             let end = ran.unwrap_or_else(|_| {
                 let message = "its back end broke off; what it did is not known".into();
-                End { outcome: AttemptOutcome::Failed, exit_code: None, message: Some(message) }
+                End {
+                    outcome: AttemptOutcome::Failed,
+                    exit_code: None,
+                    message: Some(message),
+                    artifacts: Vec::new(),
+                }
             });
             let _ = keep.send(Keep::Gone(held.clone()));
             let _ = inputs.send(Input::Ended { held, end });
@@ -89,7 +94,12 @@ async fn run(
     inputs: &UnboundedSender<Input>,
     keep: &UnboundedSender<Keep>,
 ) -> End {
-    let ended = |outcome, message: String| End { outcome, exit_code: None, message: Some(message.into()) };
+    let ended = |outcome, message: String| End {
+        outcome,
+        exit_code: None,
+        message: Some(message.into()),
+        artifacts: Vec::new(),
+    };
     if start.stops.asked() {
         return ended(AttemptOutcome::Cancelled, "stopped before it was started".to_owned());
     }

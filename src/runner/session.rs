@@ -12,6 +12,7 @@ mod attempts;
 mod misfit;
 mod renewal;
 mod spent;
+mod stock;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,6 +25,7 @@ use crate::model::{
 };
 
 use spent::Spent;
+use stock::Stock;
 pub use words::{Input, Output, Restored, Safeguards, SessionConfig};
 
 /// With so many reports on their way a runner asks for no more work: each heartbeat lists what they are about.
@@ -50,6 +52,7 @@ pub struct Session {
     attempts: BTreeMap<Held, Attempt>,
     used: Resources,
     spent: Spent,
+    stock: Stock,
     /// Attempts that are not started yet.
     waiting: BTreeSet<Held>,
     /// When tasks last ended here, for as long as `min_retry` looks back; and the same, oldest first.
@@ -133,6 +136,8 @@ enum Stopping {
 impl Session {
     /// A session that will register as soon as what an earlier start left behind has been said.
     pub fn new(config: SessionConfig, restored: Restored, now: Duration) -> Self {
+        let mut stock = Stock::default();
+        config.artifacts.iter().for_each(|artifact| stock.add(artifact));
         let mut session = Self {
             config,
             now,
@@ -148,6 +153,7 @@ impl Session {
             attempts: BTreeMap::new(),
             used: Resources::default(),
             spent: Spent::default(),
+            stock,
             waiting: BTreeSet::new(),
             last_ends: BTreeMap::new(),
             ended: VecDeque::new(),
@@ -237,6 +243,7 @@ impl Session {
             cost: self.config.cost,
             class: self.config.class.clone(),
             running: self.listed(),
+            artifacts: self.stock.told(),
             last_seen: self.last_seen,
             version: self.config.version.clone(),
         }

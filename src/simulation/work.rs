@@ -198,6 +198,12 @@ impl World {
             AttemptOutcome::Failed => Some(1),
             _ => None,
         };
-        self.hear(id, Word::Ended { held: held.clone(), end: End { outcome, exit_code, message: None } });
+        self.hear(
+            id,
+            Word::Ended {
+                held: held.clone(),
+                end: End { outcome, exit_code, message: None, artifacts: Vec::new() },
+            },
+        );
     }
 }

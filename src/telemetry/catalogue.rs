@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 42] = [
+pub const ALL: [&Metric; 43] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -39,6 +39,7 @@ pub const ALL: [&Metric; 42] = [
     &CANCELS_REMEMBERED,
     &STOPS_ASKED,
     &STALE_REPORTS,
+    &LOCALITY,
     &RUNNER_CHANGES,
     &TASKS_LOST,
     &CLASSES_FORGOTTEN,
@@ -133,6 +134,14 @@ pub const STALE_REPORTS: Metric = counter(
     "reports",
     &["report"],
     "Reports that matched no live attempt and changed nothing: start, end or other.",
+);
+pub const LOCALITY: Metric = counter(
+    "longshore_locality_total",
+    "assignments",
+    &["wanted", "result"],
+    "Assignments of tasks that name an output or inputs, on queues with locality: hit (the runner holds the output, \
+     or one of the inputs), miss (no ready runner that could ever run it did) or timeout (one did, and had no room \
+     before the wait was over).",
 );
 pub const RUNNER_CHANGES: Metric = counter(
     "longshore_runner_changes_total",

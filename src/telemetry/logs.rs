@@ -7,11 +7,11 @@
 use std::io::{self, IsTerminal};
 
 use tracing::field::display;
-use tracing::{Subscriber, error, info, warn};
+use tracing::{Subscriber, debug, error, info, warn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::model::{Fact, Lifecycle, LifecycleState};
+use crate::model::{Fact, Found, Lifecycle, LifecycleState};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +94,10 @@ fn log_one(fact: &Fact) {
         }
         Fact::StaleReport { id, runner, token, report } => {
             warn!(task = %id, %runner, %token, %report, "stale report ignored");
+        }
+        Fact::Locality { id, runner, output, inputs } => {
+            let word = |found: &Option<Found>| found.map(Found::as_str);
+            debug!(task = %id, %runner, output = word(output), inputs = word(inputs), "artifacts looked for");
         }
         Fact::RunnerRegistered { runner, incarnation, again: false } => {
             info!(%runner, incarnation = &**incarnation, "runner registered");

@@ -13,7 +13,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::catalogue::{self, Metric, MetricKind};
-use crate::model::{Fact, Kind, Lifecycle, LifecycleState, QueueId, Resources, RunnerState};
+use crate::model::{Fact, Found, Kind, Lifecycle, LifecycleState, QueueId, Resources, RunnerState};
 
 /// How many queues the `queue` label tells apart.
 pub const MOST_QUEUES: usize = 100;
@@ -96,6 +96,10 @@ impl Metrics {
         for reason in DEAD.iter().chain([&OTHER]) {
             metrics.add(&catalogue::DEAD_LETTERS, &[reason], 0);
         }
+        for found in Found::ALL {
+            metrics.add(&catalogue::LOCALITY, &["output", found.as_str()], 0);
+            metrics.add(&catalogue::LOCALITY, &["inputs", found.as_str()], 0);
+        }
         metrics
     }
 
@@ -141,6 +145,13 @@ impl Metrics {
             Fact::StopAsked { .. } => self.add(&catalogue::STOPS_ASKED, &[], 1),
             Fact::StaleReport { report, .. } => {
                 self.add(&catalogue::STALE_REPORTS, &[known(report, &["start", "end"])], 1);
+            }
+            Fact::Locality { output, inputs, .. } => {
+                for (wanted, found) in [("output", output), ("inputs", inputs)] {
+                    if let Some(found) = found {
+                        self.add(&catalogue::LOCALITY, &[wanted, found.as_str()], 1);
+                    }
+                }
             }
             Fact::RunnerRegistered { again: false, .. } => self.runner_change("registered"),
             Fact::RunnerRegistered { again: true, .. } => self.runner_change("registered_again"),

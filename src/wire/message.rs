@@ -16,12 +16,14 @@ use super::Malformed;
 use super::fields::{Fields, Required, json};
 use super::registration::MOST_RUNNING;
 use crate::model::{
-    AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, Kind, Leave, QueueId,
-    Report, Reported, RunnerId, StopOrder, TaskId, Token, time,
+    ArtifactId, ArtifactNews, AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer,
+    Held, Kind, Leave, QueueId, Report, Reported, RunnerId, StopOrder, TaskId, Token, time,
 };
 
 /// The most reports in one payload.
 pub const MOST_REPORTS: usize = 10_000;
+/// The most artifacts in one list.
+pub const MOST_ARTIFACTS: usize = 100_000;
 /// How much of an end's message is kept, in bytes: its end, where the last lines of output are.
 pub const LONGEST_MESSAGE: usize = 4096;
 
@@ -44,6 +46,7 @@ pub fn read_heartbeat(body: &[u8], runner: Option<&RunnerId>) -> Result<Heartbea
         incarnation: incarnation(&fields)?,
         number: fields.number("number").required(&fields, "number")?,
         running: held(&fields, "running", MOST_RUNNING)?,
+        artifacts: read_news(&fields)?,
     })
 }
 
@@ -53,7 +56,30 @@ pub fn write_heartbeat(heartbeat: &Heartbeat) -> Vec<u8> {
         incarnation: &heartbeat.incarnation,
         number: heartbeat.number,
         running: held_json(&heartbeat.running),
+        artifacts: heartbeat.artifacts.as_ref().map(NewsJson::of),
     })
+}
+
+/// What a heartbeat says of artifacts.
+fn read_news(fields: &Fields<'_>) -> Result<Option<ArtifactNews>, Malformed> {
+    let Some(news) = fields.object("artifacts")? else { return Ok(None) };
+    Ok(Some(ArtifactNews {
+        number: news.number("number").required(&news, "number")?,
+        added: artifacts(&news, "added", MOST_ARTIFACTS)?,
+        removed: artifacts(&news, "removed", MOST_ARTIFACTS)?,
+    }))
+}
+
+/// Reads a list of artifacts.
+pub(super) fn artifacts(fields: &Fields<'_>, name: &str, most: usize) -> Result<Vec<ArtifactId>, Malformed> {
+    let list = fields.list(name, most)?.iter().enumerate();
+    list.map(|(place, value)| artifact(format!("{}[{place}]", fields.path(name)), value)).collect()
+}
+
+/// Reads the name of an artifact.
+pub(super) fn artifact(path: String, value: &Value) -> Result<ArtifactId, Malformed> {
+    let Some(text) = value.as_str() else { return Err(Malformed::value(path, value, "expected a text")) };
+    ArtifactId::parse(text).map_err(|why| Malformed::value(path, value, why))
 }
 
 /// Reads the answer to a heartbeat.
@@ -63,6 +89,7 @@ pub fn read_heartbeat_answer(body: &[u8]) -> Result<HeartbeatAnswer, Malformed> 
     let stop = fields.objects("stop", MOST_RUNNING)?;
     Ok(HeartbeatAnswer {
         number: fields.number("number").required(&fields, "number")?,
+        artifacts: fields.number("artifacts")?,
         stop: stop.iter().map(read_stop).collect::<Result<_, _>>()?,
         register: fields.flag("register")?.unwrap_or(false),
     })
@@ -72,6 +99,7 @@ pub fn read_heartbeat_answer(body: &[u8]) -> Result<HeartbeatAnswer, Malformed> 
 pub fn write_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
     bytes(&HeartbeatAnswerJson {
         number: answer.number,
+        artifacts: answer.artifacts,
         stop: answer.stop.iter().map(StopJson::of).collect(),
         register: answer.register,
     })
@@ -281,6 +309,7 @@ fn read_end(fields: &Fields<'_>) -> Result<End, Malformed> {
         outcome,
         exit_code: exit_code.map(|code| i32::try_from(code).expect("bounded by the limits of i32")),
         message: fields.text("message")?.map(|text| tail(text, LONGEST_MESSAGE).into()),
+        artifacts: artifacts(fields, "artifacts", MOST_ARTIFACTS)?,
     })
 }
 
@@ -303,11 +332,28 @@ struct HeartbeatJson<'a> {
     incarnation: &'a str,
     number: u64,
     running: Vec<HeldJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts: Option<NewsJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct NewsJson<'a> {
+    number: u64,
+    added: &'a [ArtifactId],
+    removed: &'a [ArtifactId],
+}
+
+impl<'a> NewsJson<'a> {
+    fn of(news: &'a ArtifactNews) -> Self {
+        Self { number: news.number, added: &news.added, removed: &news.removed }
+    }
 }
 
 #[derive(Serialize)]
 struct HeartbeatAnswerJson {
     number: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts: Option<u64>,
     stop: Vec<StopJson>,
     register: bool,
 }
@@ -373,6 +419,8 @@ struct ReportJson<'a> {
     exit_code: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    artifacts: &'a [ArtifactId],
 }
 
 impl<'a> ReportJson<'a> {
@@ -391,6 +439,7 @@ impl<'a> ReportJson<'a> {
             outcome: end.map(|end| end.outcome.as_str()),
             exit_code: end.and_then(|end| end.exit_code),
             message: end.and_then(|end| end.message.as_deref()),
+            artifacts: end.map_or(&[], |end| &end.artifacts),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Registrations and their answers as JSON.
 //!
 //! Law: what a registration does not say has the default of the protocol; what this version cannot honour
-//! (a group, an intent, another protocol) is refused, never ignored. `artifacts` are accepted and ignored:
-//! this version places nothing by locality.
+//! (a group, an intent, another protocol) is refused, never ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +14,9 @@ use uuid::Uuid;
 use super::fields::{Fields, Required, json};
 use super::message::{HeldJson, held, held_json};
 use super::{Malformed, message};
-use crate::model::{Kind, LastSeen, Offer, QueueId, Registered, Registration, Resources, RunnerId, time};
+use crate::model::{
+    ArtifactId, Kind, LastSeen, Offer, QueueId, Registered, Registration, Resources, RunnerId, time,
+};
 
 /// The most tasks a runner may list as running.
 pub const MOST_RUNNING: usize = 100_000;
@@ -49,6 +50,7 @@ pub fn read_registration(body: &[u8], runner: Option<&RunnerId>) -> Result<Regis
         cost: read_cost(&fields)?,
         class: fields.id("class")?,
         running: held(&fields, "running", MOST_RUNNING)?,
+        artifacts: read_artifacts(&fields)?,
         last_seen: read_last_seen(&fields)?,
         version: fields.word("version")?.unwrap_or_default(),
     })
@@ -73,6 +75,7 @@ pub fn write_registration(registration: &Registration) -> Vec<u8> {
         resources: offer.resources.as_ref().map(write_resources),
         slots: offer.slots,
         running: held_json(&registration.running),
+        artifacts: registration.artifacts.as_deref(),
         last_seen: registration.last_seen.map(|seen| LastSeenJson { table: seen.table, turn: seen.turn }),
         version: &registration.version,
         protocol: PROTOCOL,
@@ -159,6 +162,14 @@ fn read_queues(fields: &Fields<'_>) -> Result<BTreeSet<QueueId>, Malformed> {
     Ok(fields.ids("queues", 1_000)?.into_iter().collect())
 }
 
+/// What it holds; one that does not say is not asked.
+fn read_artifacts(fields: &Fields<'_>) -> Result<Option<Vec<ArtifactId>>, Malformed> {
+    match fields.get("artifacts") {
+        Some(_) => message::artifacts(fields, "artifacts", message::MOST_ARTIFACTS).map(Some),
+        None => Ok(None),
+    }
+}
+
 fn read_cost(fields: &Fields<'_>) -> Result<f64, Malformed> {
     let Some(value) = fields.get("cost") else { return Ok(1.0) };
     match value.as_f64() {
@@ -196,6 +207,8 @@ struct RegistrationJson<'a> {
     resources: Option<BTreeMap<Arc<str>, Value>>,
     slots: u32,
     running: Vec<HeldJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifacts: Option<&'a [ArtifactId]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<LastSeenJson>,
     version: &'a str,

@@ -19,7 +19,9 @@ use super::registration::write_resources;
 use super::{Malformed, message};
 use crate::core::settings::Settings;
 use crate::model::time::{format_span, parse_span};
-use crate::model::{BuildId, Id, IfUnplaceable, Kind, Limits, NewTask, QueueId, Resources, Shape, Time};
+use crate::model::{
+    Artifacts, BuildId, Id, IfUnplaceable, Kind, Limits, NewTask, QueueId, Resources, Shape, Time,
+};
 
 /// The most bytes of one body.
 pub const MOST_BODY: usize = 8 << 20;
@@ -158,7 +160,8 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
     let jobs = read_jobs(&fields, &shape, settings)?;
     let priority = fields.whole("priority", -1000, 1000)?.unwrap_or(0);
     let limits = read_limits(&fields, settings)?;
-    check_unplaced(&fields)?;
+    fields.object("spec")?;
+    let artifacts = read_artifacts(&fields)?;
     let mut task = canonical(value, kind, &shape.queue, &tenant)?;
     let content = Uuid::new_v5(&CONTENT, text_of(&task).as_bytes());
     fill_in_amounts(&mut task, &shape.resources);
@@ -171,6 +174,7 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
         build,
         jobs,
         limits: Arc::new(limits),
+        artifacts,
         content,
         body: body.into(),
     }))
@@ -368,16 +372,11 @@ fn read_if_unplaceable(fields: &Fields<'_>) -> Result<IfUnplaceable, Malformed> 
     }
 }
 
-/// Checks what goes to the runner as it is, and so far decides nothing about its place.
-fn check_unplaced(fields: &Fields<'_>) -> Result<(), Malformed> {
-    fields.object("spec")?;
-    fields.word("output")?;
-    for (place, input) in fields.list("inputs", MOST_INPUTS)?.iter().enumerate() {
-        if !input.is_string() {
-            return Err(Malformed::value(format!("inputs[{place}]"), input, "expected a text"));
-        }
-    }
-    Ok(())
+/// What it reads and makes.
+fn read_artifacts(fields: &Fields<'_>) -> Result<Option<Arc<Artifacts>>, Malformed> {
+    let output =
+        fields.get("output").map(|value| message::artifact(fields.path("output"), value)).transpose()?;
+    Ok(Artifacts::of(message::artifacts(fields, "inputs", MOST_INPUTS)?, output))
 }
 
 /// The task as compact JSON with sorted keys, without nulls, and with its kind, queue and tenant made explicit.

@@ -22,6 +22,7 @@ pub fn read_work(task: &str) -> Result<WorkOrder, Malformed> {
         labels: fields.labels("labels")?,
         tolerations: fields.words("tolerations")?,
         build: fields.id("build")?,
+        output: fields.parsed("output")?,
         timeout: fields.span("timeout")?,
         ..WorkOrder::default()
     };

@@ -142,7 +142,8 @@ fn a_heartbeat_that_comes_twice_counts_once() {
     world.start("t");
     world.pass_alive(secs(16), &[]);
     let incarnation = world.state.runner(&id("r1")).expect("a runner").incarnation.clone();
-    let beat = Heartbeat { runner: id("r1"), incarnation, number: u64::MAX, running: Vec::new() };
+    let beat =
+        Heartbeat { runner: id("r1"), incarnation, number: u64::MAX, running: Vec::new(), artifacts: None };
     for _ in 0..3 {
         world.tell(Input::Heartbeat(beat.clone()));
     }

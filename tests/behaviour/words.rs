@@ -10,6 +10,10 @@ pub fn id(text: &str) -> Id {
     Id::parse(text).expect("a legal name")
 }
 
+pub fn artifact(text: &str) -> ArtifactId {
+    ArtifactId::parse(text).expect("a legal name")
+}
+
 pub fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -46,6 +50,7 @@ fn new_task(name: &str, kind: Kind) -> TaskBuilder {
         build: None,
         jobs: Arc::new([]),
         limits: Arc::new(limits),
+        artifacts: None,
         content: Uuid::from_u128(1),
         body: format!("{{\"id\":\"{name}\"}}").into(),
     })
@@ -116,6 +121,24 @@ impl TaskBuilder {
         self.change(|task| task.build = Some(id(build)))
     }
 
+    fn change_artifacts(self, change: impl FnOnce(&mut Artifacts)) -> Self {
+        self.change(|task| {
+            let mut own = task.artifacts.as_deref().cloned().unwrap_or_default();
+            change(&mut own);
+            task.artifacts = Artifacts::of(own.inputs, own.output);
+        })
+    }
+
+    /// The artifact it makes.
+    pub fn makes(self, output: &str) -> Self {
+        self.change_artifacts(|own| own.output = Some(artifact(output)))
+    }
+
+    /// The artifacts it reads.
+    pub fn reads(self, inputs: &[&str]) -> Self {
+        self.change_artifacts(|own| own.inputs = inputs.iter().map(|input| artifact(input)).collect())
+    }
+
     pub fn priority(self, priority: i32) -> Self {
         self.change(|task| task.priority = priority)
     }
@@ -167,6 +190,7 @@ pub fn runner(name: &str) -> RunnerBuilder {
         cost: 1.0,
         class: None,
         running: Vec::new(),
+        artifacts: None,
         last_seen: None,
         version: "".into(),
     })
@@ -232,6 +256,11 @@ impl RunnerBuilder {
 
     pub fn incarnation(mut self, incarnation: &str) -> Self {
         self.0.incarnation = incarnation.into();
+        self
+    }
+
+    pub fn holding(mut self, artifacts: &[&str]) -> Self {
+        self.0.artifacts = Some(artifacts.iter().map(|name| artifact(name)).collect());
         self
     }
 

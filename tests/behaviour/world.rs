@@ -12,7 +12,7 @@ use longshore::ports::Load;
 use longshore::runtime::Replica;
 use uuid::Uuid;
 
-pub use super::words::{RunnerBuilder, TaskBuilder, build, id, runner, secs, task};
+pub use super::words::{RunnerBuilder, TaskBuilder, artifact, build, id, runner, secs, task};
 
 pub struct World {
     pub state: State,
@@ -80,7 +80,7 @@ impl World {
         let turn_id = TurnId { leader: Uuid::from_u128(9), counter: self.counter };
         let turn = core::take_turn(&mut self.state, &mut self.waiting, turn_id, self.now, self.budget);
         let record = TurnRecord {
-            format: 1,
+            format: 2,
             number: self.state.turn(),
             id: turn_id,
             epoch: self.state.epoch(),
@@ -186,11 +186,32 @@ impl World {
         let incarnation =
             self.state.runner(&id(runner)).map_or("first".into(), |row| row.incarnation.clone());
         let number = self.tickets + 1;
-        let beat = Heartbeat { runner: id(runner), incarnation, number, running: held.to_vec() };
+        let beat =
+            Heartbeat { runner: id(runner), incarnation, number, running: held.to_vec(), artifacts: None };
         match self.tell(Input::Heartbeat(beat)) {
             Answer::Heartbeat(answer) => answer,
             other => panic!("a heartbeat was answered {other:?}"),
         }
+    }
+
+    /// A heartbeat that lists what the runner has and says how its artifacts changed.
+    pub fn news(&mut self, runner: &str, number: u64, added: &[&str], removed: &[&str]) -> HeartbeatAnswer {
+        let incarnation =
+            self.state.runner(&id(runner)).map_or("first".into(), |row| row.incarnation.clone());
+        let names = |names: &[&str]| names.iter().map(|name| artifact(name)).collect();
+        let artifacts = Some(ArtifactNews { number, added: names(added), removed: names(removed) });
+        let running = self.held_by(runner);
+        let beat =
+            Heartbeat { runner: id(runner), incarnation, number: self.tickets + 1, running, artifacts };
+        match self.tell(Input::Heartbeat(beat)) {
+            Answer::Heartbeat(answer) => answer,
+            other => panic!("a heartbeat was answered {other:?}"),
+        }
+    }
+
+    /// The ready runners that hold an artifact.
+    pub fn holders(&self, artifact: &str) -> Vec<String> {
+        self.state.ready_holders(artifact).map(|runner| runner.to_string()).collect()
     }
 
     /// What `runner` has by our rows.
@@ -223,7 +244,7 @@ impl World {
             AttemptOutcome::Failed => Some(1),
             _ => None,
         };
-        self.report_of(name, Reported::End(End { outcome, exit_code, message: None }))
+        self.report_of(name, Reported::End(End { outcome, exit_code, message: None, artifacts: Vec::new() }))
     }
 
     fn report_of(&self, name: &str, what: Reported) -> Report {

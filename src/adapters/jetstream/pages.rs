@@ -17,7 +17,8 @@ use crate::wire::snapshot::{Pointer, encode_page};
 use crate::wire::turn::encode_row;
 
 /// The first part of a page's key, by what its rows are.
-pub(super) const FOLDERS: [&str; 6] = ["pending", "assigned", "ended", "runners", "specs", "other"];
+pub(super) const FOLDERS: [&str; 7] =
+    ["pending", "assigned", "ended", "runners", "artifacts", "specs", "other"];
 
 /// How large a page becomes, in bytes; only a single row may be larger.
 const PAGE_BYTES: usize = 256 << 10;
@@ -257,6 +258,7 @@ fn folder(row: &Row) -> &'static str {
             TaskState::Ended(_) => "ended",
         },
         Row::Runner(_) => "runners",
+        Row::Holding(_) => "artifacts",
         Row::Spec { .. } => "specs",
         Row::Queue(_) | Row::Class(_) | Row::EarlyCancel(_) | Row::Pool(_) => "other",
     }

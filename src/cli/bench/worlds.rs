@@ -59,6 +59,7 @@ pub fn submission(number: usize, body: usize) -> NewTask {
         build: None,
         jobs: Arc::from([]),
         limits: Arc::new(limits(IfUnplaceable::Hold)),
+        artifacts: None,
         content: Uuid::nil(),
         body: "x".repeat(body).into(),
     }
@@ -139,6 +140,8 @@ fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
         build: None,
         jobs: Arc::from([]),
         limits,
+        artifacts: None,
+        wait: None,
         content: Uuid::nil(),
         sequence: number as u64,
         submitted: Time(0),

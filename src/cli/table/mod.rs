@@ -238,6 +238,7 @@ fn about(row: &Row) -> String {
         Row::Runner(runner) => {
             format!("{}, cost {}, {} slots", runner.state(), runner.cost, runner.offer.slots)
         }
+        Row::Holding(holding) => format!("since {}", holding.sequence),
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),

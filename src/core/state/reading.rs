@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::super::artifacts::ArtifactIndex;
 use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
 use super::super::shelves::{Shelf, Shelves};
@@ -91,6 +92,11 @@ impl State {
         &self.counts
     }
 
+    /// Which runner holds which artifact.
+    pub fn artifacts(&self) -> &ArtifactIndex {
+        &self.artifacts
+    }
+
     /// All tasks in the order of their admission, by where they stand.
     pub fn shelves(&self) -> &Shelves {
         &self.shelves
@@ -126,6 +132,7 @@ impl State {
             rows.extend(entry.body.clone().map(|body| Row::Spec { id: id.clone(), body }));
         }
         rows.extend(self.fleet.seats().map(|seat| Row::Runner(seat.runner.clone())));
+        rows.extend(self.artifacts.holdings().map(Row::Holding));
         rows.extend(self.queues.values().cloned().map(Row::Queue));
         rows.extend(self.classes.values().cloned().map(Row::Class));
         rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));

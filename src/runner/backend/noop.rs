@@ -10,7 +10,7 @@ use crate::model::{AttemptOutcome, End, Held};
 pub struct NoopBackend;
 
 fn succeeded() -> End {
-    End { outcome: AttemptOutcome::Succeeded, exit_code: Some(0), message: None }
+    End { outcome: AttemptOutcome::Succeeded, exit_code: Some(0), message: None, artifacts: Vec::new() }
 }
 
 #[async_trait]

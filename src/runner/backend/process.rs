@@ -314,7 +314,7 @@ fn describe(
         (Some(reason), tail) if tail.is_empty() => Some(reason),
         (Some(reason), tail) => Some(format!("{reason}\n{tail}")),
     };
-    End { outcome, exit_code, message: message.map(Into::into) }
+    End { outcome, exit_code, message: message.map(Into::into), artifacts: Vec::new() }
 }
 
 fn signal_text(signal: i32) -> String {

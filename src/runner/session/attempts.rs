@@ -112,6 +112,7 @@ impl Session {
             None if by_us => AttemptOutcome::Failed,
             _ => end.outcome,
         };
+        let output = attempt.order.output.clone();
         let (kind, disowned) = (attempt.kind, attempt.stop == Some(Stopping::Disowned));
         self.let_go(&held);
         self.last_ends.insert(held.id.clone(), self.now);
@@ -119,7 +120,12 @@ impl Session {
         if disowned {
             return;
         }
-        self.say(&held, kind, Reported::End(End { outcome, ..end }), true);
+        let mut end = End { outcome, ..end };
+        if outcome == AttemptOutcome::Succeeded {
+            end.artifacts.extend(output);
+            end.artifacts.iter().for_each(|artifact| self.stock.add(artifact));
+        }
+        self.say(&held, kind, Reported::End(end), true);
     }
 
     pub(super) fn stop_all(&mut self, why: Stopping, reason: &str) {
@@ -230,7 +236,7 @@ impl Session {
     }
 
     fn say_end(&mut self, held: &Held, kind: Kind, outcome: AttemptOutcome, message: &str, listed: bool) {
-        let end = End { outcome, exit_code: None, message: Some(message.into()) };
+        let end = End { outcome, exit_code: None, message: Some(message.into()), artifacts: Vec::new() };
         self.say(held, kind, Reported::End(end), listed);
     }
 }

@@ -151,6 +151,7 @@ impl Session {
             incarnation: self.config.incarnation.clone(),
             number: self.heartbeats,
             running: self.listed(),
+            artifacts: None,
         }));
     }
 

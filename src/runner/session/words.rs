@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave, Offer,
-    Registered, Registration, Report, RunnerId, WorkOrder,
+    ArtifactId, AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
+    Offer, Registered, Registration, Report, RunnerId, WorkOrder,
 };
 
 /// What a session is given once.
@@ -20,6 +20,8 @@ pub struct SessionConfig {
     pub cost: f64,
     pub class: Option<ClassId>,
     pub version: Arc<str>,
+    /// What it holds from the start.
+    pub artifacts: Vec<ArtifactId>,
     /// How long before the end of its lease it begins to end its work, so that all is dead by then. Never
     /// more than half a lease.
     pub stop_by: Duration,
@@ -61,6 +63,7 @@ impl SessionConfig {
             cost: 1.0,
             class: None,
             version: env!("CARGO_PKG_VERSION").into(),
+            artifacts: Vec::new(),
             stop_by: Duration::from_secs(1),
             stop_grace: Duration::from_secs(10),
             min_retry: Duration::from_secs(1),

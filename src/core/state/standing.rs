@@ -1,0 +1,160 @@
+//! Where a pending task stands: delayed until its time, on the ladder of its queue's locality, or in its line.
+//!
+//! Law: follows from the task's row, the settings and log time alone. A task stands in its line exactly when any
+//! runner that fits may have it.
+
+use std::sync::Arc;
+
+use super::super::backlog::{LineKey, Rank};
+use super::super::ladder::{Ladder, Step};
+use super::super::wake::Wake;
+use super::State;
+use crate::model::{ArtifactId, Holding, Kind, RunnerId, RunnerState, Task, TaskId, TaskState, Time};
+
+impl State {
+    /// Moves the tasks whose time has come, and those of which a step of their wait is over.
+    pub(in super::super) fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        while let Some((at, _)) = self.delayed.first() {
+            if *at > self.now {
+                break;
+            }
+            let (_, id) = self.delayed.pop_first().expect("it was just seen");
+            let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
+            self.stand(&task, Wake::TimeCame);
+            self.judge_again(&task);
+        }
+        while let Some((at, id)) = self.ladder.next_end().cloned() {
+            if at > self.now {
+                break;
+            }
+            let task = self.task(id.as_str()).expect("only tasks that are there have a wait").clone();
+            self.unstand(&task);
+            self.stand(&task, Wake::WaitOver);
+            self.judge_again(&task);
+        }
+    }
+
+    fn judge_again(&mut self, task: &Task) {
+        if self.ladder.step(&task.id).is_none_or(|step| step == Step::Open) {
+            let (key, _) = self.place_of(task);
+            self.watch.judge.lines.insert(key);
+        }
+    }
+
+    /// Puts a pending task whose time has come to its place.
+    pub(super) fn stand(&mut self, task: &Arc<Task>, wake: Wake) {
+        self.stand_with(task, self.is_of_running_build(task), wake);
+    }
+
+    /// Takes a pending task whose time has come from its place.
+    pub(super) fn unstand(&mut self, task: &Arc<Task>) {
+        self.unstand_with(task, self.is_of_running_build(task));
+    }
+
+    fn stand_with(&mut self, task: &Arc<Task>, of_running_build: bool, wake: Wake) {
+        let (key, rank) = self.place_with(task, of_running_build);
+        let step = self.settings.locality.contains_key(&task.shape.queue).then(|| Step::at(task, self.now));
+        if let Some(step) = step {
+            self.ladder.insert(task, step, &key, rank, &mut self.artifacts);
+            if task.artifacts.is_some() {
+                self.wakes.task(&task.id, wake);
+            }
+        }
+        if step.is_none_or(|step| step == Step::Open) {
+            self.wakes.line(&key, wake);
+            self.backlog.insert(&key, rank);
+        }
+    }
+
+    fn unstand_with(&mut self, task: &Arc<Task>, of_running_build: bool) {
+        let (key, rank) = self.place_with(task, of_running_build);
+        let step = self.ladder.remove(task, &key, rank, &mut self.artifacts);
+        if step.is_none_or(|step| step == Step::Open) {
+            self.backlog.remove(&key, rank);
+        }
+    }
+
+    /// Moves the waiting jobs of a build between the places of running builds' jobs and of the others.
+    pub(super) fn move_members(&mut self, build: &TaskId, running: bool) {
+        let members: Vec<TaskId> = self.families.live(build).cloned().collect();
+        for id in members {
+            let Some(task) = self.task(id.as_str()).cloned() else { continue };
+            let TaskState::Pending { not_before, .. } = &task.state else { continue };
+            if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
+                continue;
+            }
+            self.unstand_with(&task, !running);
+            self.stand_with(&task, running, Wake::BuildStarted);
+        }
+    }
+
+    /// The line a pending task belongs to, and its rank.
+    pub(in super::super) fn place_of(&self, task: &Task) -> (LineKey, Rank) {
+        self.place_with(task, self.is_of_running_build(task))
+    }
+
+    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
+        let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
+        (key, Rank::of(task, of_running_build, self.settings.order))
+    }
+
+    /// Whether the task belongs to a build that holds a runner.
+    pub fn is_of_running_build(&self, task: &Task) -> bool {
+        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
+    }
+
+    /// Whether `build` is a build that holds a runner.
+    pub fn is_running_build(&self, build: &TaskId) -> bool {
+        self.task(build.as_str())
+            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
+    }
+
+    /// Pending tasks of queues with locality, by the step of their wait.
+    pub fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
+    /// The ready runners that hold an artifact, in the order of their ids.
+    pub fn ready_holders(&self, artifact: &str) -> impl Iterator<Item = &RunnerId> {
+        let ready =
+            |id: &&RunnerId| self.fleet.get(id).is_some_and(|seat| seat.runner.state() == RunnerState::Ready);
+        self.artifacts.holders(artifact).filter(ready)
+    }
+
+    pub(super) fn put_holding(&mut self, holding: &Holding) {
+        let artifact = self.artifacts.hold(holding);
+        if self.artifacts.is_wanted(artifact) {
+            let place = self.ladder.first_place(artifact);
+            self.artifacts.relist(&holding.runner, artifact, place);
+            self.wakes.runner(&holding.runner, Wake::Artifact);
+        }
+        self.note_absence(&holding.runner);
+    }
+
+    pub(super) fn delete_holding(&mut self, runner: &RunnerId, artifact: &ArtifactId) {
+        self.artifacts.release(runner, artifact);
+        self.watch.fewer_holders.insert(artifact.clone());
+        self.note_absence(runner);
+    }
+
+    /// Notes that a runner's artifacts can no longer be waited for.
+    pub(super) fn no_more_waiting_for(&mut self, runner: &RunnerId) {
+        let listed: Vec<ArtifactId> = self
+            .artifacts
+            .listed(runner)
+            .map(|(_, artifact)| self.artifacts.name(artifact).clone())
+            .collect();
+        self.watch.fewer_holders.extend(listed);
+    }
+
+    /// Notes whether a runner that is away still has artifacts in the rows.
+    pub(super) fn note_absence(&mut self, runner: &RunnerId) {
+        let is_here = self.fleet.get(runner).is_some_and(|seat| seat.runner.lost.is_none());
+        if is_here || self.artifacts.count(runner) == 0 {
+            self.absent_holders.remove(runner);
+        } else if !self.absent_holders.contains(runner) {
+            self.absent_holders.insert(runner.clone());
+        }
+    }
+}
