@@ -6,6 +6,7 @@ mod behaviour {
     mod builds;
     mod commands;
     mod explain;
+    mod ladder;
     mod leases;
     mod lifecycle;
     mod locality;

@@ -2,6 +2,7 @@
 
 use longshore::core::Settings;
 use longshore::core::input::Command;
+use longshore::core::settings::Locality;
 use longshore::model::{AttemptOutcome, Fact};
 use proptest::prelude::*;
 
@@ -64,7 +65,8 @@ fn the_end_of_a_build_elsewhere_wakes_a_build_that_the_rule_held_back() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { cpu: u64, arch: u8, build: bool, of: Option<u8>, priority: i32 },
+    Submit { cpu: u64, arch: u8, build: bool, of: Option<u8>, priority: i32, wants: u8 },
+    News { which: u8, artifact: u8, held: bool },
     End { which: usize, outcome: u8 },
     Runner { which: u8, cpu: u64, arch: u8, slots: u32 },
     Leave { which: u8 },
@@ -75,8 +77,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (1..5u64, 0..3u8, any::<bool>(), proptest::option::of(0..20u8), -1..2i32)
-            .prop_map(|(cpu, arch, build, of, priority)| Step::Submit { cpu, arch, build, of, priority }),
+        6 => (1..5u64, 0..3u8, any::<bool>(), proptest::option::of(0..20u8), -1..2i32, any::<u8>()).prop_map(
+            |(cpu, arch, build, of, priority, wants)| Step::Submit { cpu, arch, build, of, priority, wants }
+        ),
+        2 => (0..4u8, 0..4u8, any::<bool>())
+            .prop_map(|(which, artifact, held)| Step::News { which, artifact, held }),
         5 => (any::<usize>(), 0..6u8).prop_map(|(which, outcome)| Step::End { which, outcome }),
         2 => (0..4u8, 1..9u64, 1..3u8, 1..5u32)
             .prop_map(|(which, cpu, arch, slots)| Step::Runner { which, cpu, arch, slots }),
@@ -91,18 +96,34 @@ fn arch(number: u8) -> &'static str {
     ["", "amd64", "arm64"][usize::from(number)]
 }
 
+/// Of four artifacts, what a task wants: two bits say its output, four its inputs.
+fn wanting(task: TaskBuilder, wants: u8) -> TaskBuilder {
+    let names = ["a0", "a1", "a2", "a3"];
+    let inputs: Vec<&str> = (0..4).filter(|bit| wants & (4 << bit) != 0).map(|bit| names[bit]).collect();
+    let task = task.reads(&inputs);
+    if wants & 64 != 0 { task.makes(names[usize::from(wants & 3)]) } else { task }
+}
+
 fn apply(world: &mut World, step: Step, number: usize) {
     match step {
-        Step::Submit { cpu, arch: wanted, build: true, priority, .. } => {
+        Step::Submit { cpu, arch: wanted, build: true, priority, wants, .. } => {
             let job = task("x").cpu(cpu.min(2)).arch(arch(wanted)).shape();
-            world.submit(build(&format!("t{number}")).cpu(cpu).priority(priority).jobs([job]));
+            world
+                .submit(wanting(build(&format!("t{number}")).cpu(cpu).priority(priority).jobs([job]), wants));
         }
-        Step::Submit { cpu, arch: wanted, of, priority, .. } => {
+        Step::Submit { cpu, arch: wanted, of, priority, wants, .. } => {
             let mut job = task(&format!("t{number}")).cpu(cpu).arch(arch(wanted)).priority(priority);
             if let Some(of) = of {
                 job = job.of(&format!("t{of}"));
             }
-            world.submit(job);
+            world.submit(wanting(job, wants));
+        }
+        Step::News { which, artifact, held } => {
+            let (runner, name) = (format!("r{which}"), format!("a{artifact}"));
+            if world.state.runner(&id(&runner)).is_some() {
+                let (added, removed) = if held { (vec![&*name], vec![]) } else { (vec![], vec![&*name]) };
+                world.news(&runner, number as u64 + 1, &added, &removed);
+            }
         }
         Step::End { which, outcome } => {
             let held: Vec<String> = world
@@ -156,8 +177,13 @@ proptest! {
     /// After whatever happened, a sweep finds nothing that a wake-up had not named; and what `why` calls
     /// placeable now is not pending on an open queue.
     #[test]
-    fn no_wake_up_is_missing_and_why_agrees_with_the_planner(steps in proptest::collection::vec(step(), 1..40)) {
-        let settings = Settings { unsafe_grace: secs(30), ..Settings::default() };
+    fn no_wake_up_is_missing_and_why_agrees_with_the_planner(
+        steps in proptest::collection::vec(step(), 1..40),
+        waits in proptest::option::of((0..30u64, 0..30u64)),
+    ) {
+        let waits = waits.map(|(cache, deps)| Locality { cache_wait: secs(cache), deps_wait: secs(deps) });
+        let locality = waits.map(|waits| (id("default"), waits)).into_iter().collect();
+        let settings = Settings { unsafe_grace: secs(30), locality, ..Settings::default() };
         let mut world = World::with(settings, [runner("r0").cpu(4)]);
         for (number, step) in steps.into_iter().enumerate() {
             apply(&mut world, step, number);
@@ -168,7 +194,8 @@ proptest! {
                 .filter(|task| task.is_pending() && !paused)
                 .filter(|task| {
                     let why = world.why(task.id.as_str());
-                    why.verdict == Some(longshore::core::verdict::Verdict::FitsNow) && why.position.is_some()
+                    let stands = why.position.is_some() || world.state.ladder().step(&task.id).is_some();
+                    why.verdict == Some(longshore::core::verdict::Verdict::FitsNow) && stands
                 })
                 .map(|task| task.id.to_string())
                 .collect();
