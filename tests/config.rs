@@ -1,10 +1,11 @@
 //! The configuration: the shipped file is the defaults, and whatever cannot be honoured is refused by name.
 
 use std::path::Path;
+use std::time::Duration;
 
 use longshore::config::{ClassSection, ConfigError, File, Flag, Settings, load};
-use longshore::core::settings::{Order, Settings as Decisions, Strategy};
-use longshore::model::{Kind, Resources};
+use longshore::core::settings::{Locality, Order, Settings as Decisions, Strategy};
+use longshore::model::{Id, Kind, Resources};
 use longshore::telemetry::logs::{Format, Level};
 
 const SHIPPED: &str = include_str!("../config/longshore.toml");
@@ -86,6 +87,22 @@ fn the_class_in_the_comments_has_every_key_and_is_valid() {
 }
 
 #[test]
+fn a_queue_has_locality_when_one_of_its_waits_is_longer_than_nothing() {
+    let example: String = SHIPPED
+        .lines()
+        .skip_while(|line| *line != "# [queues.default]")
+        .map_while(|line| line.strip_prefix("# "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let waits = |text: &str| read(text).expect("valid").decisions.locality;
+    let default = Id::parse("default").expect("a name");
+    let five = Duration::from_secs(5);
+    assert_eq!(waits(&example)[&default], Locality { cache_wait: five, deps_wait: five });
+    let one = waits("[queues.default]\ndeps_wait = \"5s\"\n[queues.off]\ncache_wait = \"0s\"");
+    assert_eq!(one, [(default, Locality { cache_wait: Duration::ZERO, deps_wait: five })].into());
+}
+
+#[test]
 fn a_file_needs_only_what_differs() {
     let read = read(
         "[defaults]\ncpu = 0.5\nmemory = 1048576\n[placement]\norder = \"fifo\"\nstrategy = \"spread\"\n\
@@ -141,6 +158,8 @@ fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_key() {
     assert_eq!(refused("heartbeat = \"5s\""), unknown("heartbeat", "lease.heartbeat"));
     assert_eq!(refused("[leases]\nttl = \"5s\""), unknown("leases", "lease"));
     assert_eq!(refused("[[class]]\nid = \"a\"\nslot = 3"), unknown("class.slot", "class.slots"));
+    let meant = unknown("queues.ci.cash_wait", "queues.ci.cache_wait");
+    assert_eq!(refused("[queues.ci]\ncash_wait = \"1s\""), meant);
     let why = load(None, variables(&[("LONGSHORE_SERVER__LISTN", "x")]), &[]).expect_err("refused");
     assert_eq!(
         why.to_string(),
@@ -236,6 +255,13 @@ fn each_broken_limit_is_named_with_its_value_and_the_limit() {
         ("[table]\nkeep_ended = \"31d\"", "table.keep_ended (31d) must be between 1s and 30d"),
         ("[table]\nkeep_ended_tasks = -5", "table.keep_ended_tasks (-5) must be between 1 and 10000000"),
         ("[table]\nkeep_ended_body = \"1MiB\"", "table.keep_ended_body (1MiB) must be between 0B and 256KiB"),
+        ("[table]\nrunner_artifacts = 0", "table.runner_artifacts (0) must be between 1 and 1000000"),
+        ("[queues.ci]\ncache_wait = \"2h\"", "queues.ci.cache_wait (2h) must be between 0ms and 1h"),
+        ("[queues.ci]\ndeps_wait = \"61m\"", "queues.ci.deps_wait (1h1m) must be between 0ms and 1h"),
+        (
+            "[queues.\"a.b\"]\ndeps_wait = \"1s\"",
+            "queues.a.b has '.' at position 1; allowed are A-Z a-z 0-9 _ = -",
+        ),
         ("[retry]\nbackoff = \"0s\"", "retry.backoff (0ms) must be between 10ms and 1h"),
         ("[retry]\nbackoff_max = \"500ms\"", "retry.backoff_max (500ms) must be at least retry.backoff (1s)"),
         ("[retry]\nrefusal_backoff = \"2h\"", "retry.refusal_backoff (2h) must be between 10ms and 1h"),

@@ -4,6 +4,8 @@
 #[path = "http_api/support.rs"]
 mod support;
 
+#[path = "http_api/artifacts.rs"]
+mod artifacts;
 #[path = "http_api/bad_input.rs"]
 mod bad_input;
 #[path = "http_api/events.rs"]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longshore::model::{
-    Fact, Id, Kind, Lifecycle, LifecycleState, Outcome, Resources, RunnerState, Time, Token,
+    Fact, Found, Id, Kind, Lifecycle, LifecycleState, Outcome, Resources, RunnerState, Time, Token,
 };
 use longshore::runtime::credit::Reason;
 use longshore::telemetry::catalogue::{self, MetricKind};
@@ -67,6 +67,12 @@ fn everything() -> Vec<Fact> {
             exit_code: Some(3),
             ..on_runner(LifecycleState::Ended)
         }),
+        Fact::Locality {
+            id: id("build-42"),
+            runner: runner.clone(),
+            output: Some(Found::Timeout),
+            inputs: None,
+        },
         Fact::SubmissionRefused {
             id: id("t9"),
             answer: "conflict".into(),
@@ -178,7 +184,7 @@ fn names_and_help_keep_to_the_rules() {
         for label in metric.labels {
             let bounded = [
                 "kind", "queue", "outcome", "state", "answer", "report", "change", "version", "reason",
-                "consumer",
+                "consumer", "wanted", "result",
             ];
             assert!(bounded.contains(label), "{} of {}", label, metric.name);
         }

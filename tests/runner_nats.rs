@@ -117,13 +117,20 @@ fn registration() -> Registration {
         cost: 1.0,
         class: None,
         running: Vec::new(),
+        artifacts: None,
         last_seen: None,
         version: "".into(),
     }
 }
 
 fn heartbeat() -> Heartbeat {
-    Heartbeat { runner: runner_id(), incarnation: "i1".into(), number: 1, running: Vec::new() }
+    Heartbeat {
+        runner: runner_id(),
+        incarnation: "i1".into(),
+        number: 1,
+        running: Vec::new(),
+        artifacts: None,
+    }
 }
 
 fn leave() -> Leave {

@@ -14,7 +14,12 @@ fn held(id: &str, token: &str) -> Held {
 }
 
 fn ended(id: &str, token: &str) -> Report {
-    let end = End { outcome: AttemptOutcome::Failed, exit_code: Some(3), message: Some("oh no".into()) };
+    let end = End {
+        outcome: AttemptOutcome::Failed,
+        exit_code: Some(3),
+        message: Some("oh no".into()),
+        artifacts: Vec::new(),
+    };
     let held = held(id, token);
     let runner = Id::parse("r1").expect("a name");
     Report {

@@ -135,7 +135,7 @@ impl World {
     }
 
     fn ends(&mut self, id: &str, token: &str, outcome: AttemptOutcome) {
-        let end = End { outcome, exit_code: Some(0), message: None };
+        let end = End { outcome, exit_code: Some(0), message: None, artifacts: Vec::new() };
         self.happens(Input::Ended { held: held(id, token), end });
     }
 
@@ -390,7 +390,12 @@ fn what_an_earlier_start_left_unsaid_is_said_before_it_registers() {
         kind: Kind::Job,
         id: Id::parse("t1").expect("a name"),
         token: "1.4.0".parse().expect("a token"),
-        what: Reported::End(End { outcome: AttemptOutcome::Succeeded, exit_code: Some(0), message: None }),
+        what: Reported::End(End {
+            outcome: AttemptOutcome::Succeeded,
+            exit_code: Some(0),
+            message: None,
+            artifacts: Vec::new(),
+        }),
     };
     let seen = LastSeen { table: TABLE, turn: 4 };
     let restored = Restored { reports: vec![(7, report)], last_seen: Some(seen) };

@@ -150,7 +150,7 @@ impl World {
         let outcome = if asked.is_some() { AttemptOutcome::Cancelled } else { AttemptOutcome::Succeeded };
         self.happens(Input::Ended {
             held: held.clone(),
-            end: End { outcome, exit_code: None, message: None },
+            end: End { outcome, exit_code: None, message: None, artifacts: Vec::new() },
         });
         assert!(self.ends.contains_key(&held), "an attempt that was started ends in a report");
     }

@@ -70,6 +70,11 @@ fn the_protocols_example_is_read_in_full() {
     assert_eq!(read.limits.if_unplaceable, IfUnplaceable::FailAfter(Duration::from_secs(600)));
     let body: Value = serde_json::from_str(&read.body).expect("JSON");
     assert_eq!(body["spec"]["image"], "alpine:3");
+    let own = read.artifacts.as_ref().expect("it names some");
+    assert_eq!(
+        (own.inputs[0].as_str(), own.output.as_ref().map(|name| name.as_str())),
+        ("sha256-aa", Some("sha256-bb"))
+    );
     assert_eq!((&body["note"], &body["inputs"][0]), (&json!("kept"), &json!("sha256-aa")));
 }
 

@@ -61,6 +61,7 @@ impl World {
             cost: 1.0,
             class: None,
             running: running.to_vec(),
+            artifacts: None,
             last_seen: None,
             version: "".into(),
         };
@@ -84,7 +85,13 @@ impl World {
     }
 
     fn beat(&mut self, number: u64) {
-        let beat = Heartbeat { runner: name("r1"), incarnation: "i1".into(), number, running: Vec::new() };
+        let beat = Heartbeat {
+            runner: name("r1"),
+            incarnation: "i1".into(),
+            number,
+            running: Vec::new(),
+            artifacts: None,
+        };
         let turn = self.turn(ALL, [Input::Heartbeat(beat)]);
         self.read_marks(&turn);
     }

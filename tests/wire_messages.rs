@@ -14,6 +14,10 @@ fn registration(text: &str) -> Result<Registration, String> {
     read_registration(text.as_bytes(), None).map_err(|why| why.to_string())
 }
 
+fn artifact(text: &str) -> ArtifactId {
+    ArtifactId::parse(text).expect("a name")
+}
+
 fn refused(text: &str) -> String {
     registration(text).expect_err("it is malformed")
 }
@@ -32,6 +36,7 @@ fn a_registration_is_read_back_as_it_was_written() {
     assert_eq!(read.offer.queues.len(), 2);
     assert_eq!(read.cost, 2.5);
     assert_eq!(read.running[0].token.to_string(), "1.2.3");
+    assert_eq!(read.artifacts, Some(vec![artifact("sha256-aa")]));
     let again = read_registration(&write_registration(&read), Some(&id("r1"))).expect("our own words");
     assert_eq!(again, read);
 }
@@ -92,13 +97,19 @@ fn answers_heartbeats_and_farewells_are_read_back_as_they_were_written() {
     assert!(text.contains(r#""lease":"15s""#), "{text}");
     assert_eq!(read_registered(text.as_bytes()).expect("our own words"), registered);
 
-    let heartbeat =
-        Heartbeat { runner: id("r1"), incarnation: "i".into(), number: 17, running: vec![held.clone()] };
+    let news = ArtifactNews { number: 4, added: vec![artifact("sha256-aa")], removed: vec![artifact("b")] };
+    let heartbeat = Heartbeat {
+        runner: id("r1"),
+        incarnation: "i".into(),
+        number: 17,
+        running: vec![held.clone()],
+        artifacts: Some(news),
+    };
     let read = read_heartbeat(&write_heartbeat(&heartbeat), Some(&id("r1"))).expect("our own words");
     assert_eq!(read, heartbeat);
 
     let stop = StopOrder { id: held.id.clone(), token: held.token, reason: "asked back".into() };
-    let answer = HeartbeatAnswer { number: 17, stop: vec![stop.clone()], register: true };
+    let answer = HeartbeatAnswer { number: 17, artifacts: Some(4), stop: vec![stop.clone()], register: true };
     assert_eq!(read_heartbeat_answer(&write_heartbeat_answer(&answer)).expect("our own words"), answer);
 
     let leave = Leave { runner: id("r1"), incarnation: "i".into(), handback: vec![id("t1")] };
@@ -129,7 +140,12 @@ fn reports_come_alone_or_packed_and_leave_out_what_the_address_says() {
         token,
         what,
     };
-    let end = End { outcome: AttemptOutcome::StartFailed, exit_code: Some(-1), message: Some("no".into()) };
+    let end = End {
+        outcome: AttemptOutcome::StartFailed,
+        exit_code: Some(-1),
+        message: Some("no".into()),
+        artifacts: vec![artifact("c")],
+    };
     let reports = vec![report(Reported::Start), report(Reported::End(end))];
     let said = Said { runner: Some(&id("r1")), ..Said::default() };
     assert_eq!(read_reports(&write_reports(&reports), said).expect("our own words"), reports);

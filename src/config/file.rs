@@ -22,6 +22,7 @@ pub struct File {
     pub log: LogSection,
     pub defaults: DefaultsSection,
     pub placement: PlacementSection,
+    pub queues: BTreeMap<String, QueueSection>,
     pub lease: LeaseSection,
     pub verdict: VerdictSection,
     pub table: TableSection,
@@ -106,6 +107,14 @@ pub struct PlacementSection {
     pub strategy: String,
 }
 
+/// One `[queues.NAME]`: what holds for the tasks of one queue. A queue without one has the defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, expecting = "a table of keys")]
+pub struct QueueSection {
+    pub cache_wait: Span,
+    pub deps_wait: Span,
+}
+
 /// `[lease]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(expecting = "a table of keys")]
@@ -134,6 +143,7 @@ pub struct TableSection {
     pub keep_ended: Span,
     pub keep_ended_tasks: i64,
     pub keep_ended_body: Amount,
+    pub runner_artifacts: i64,
 }
 
 /// `[retry]`
@@ -188,6 +198,7 @@ impl Default for File {
                 max_attempts: i64::from(core.default_max_attempts),
             },
             placement: PlacementSection { order: "priority".to_owned(), strategy: "pack".to_owned() },
+            queues: BTreeMap::new(),
             lease: LeaseSection {
                 ttl: Span(core.lease),
                 heartbeat: Span(core.heartbeat),
@@ -205,6 +216,7 @@ impl Default for File {
                 keep_ended: Span(core.keep_ended),
                 keep_ended_tasks: count(core.keep_ended_tasks),
                 keep_ended_body: Amount::memory(core.keep_ended_body as u64),
+                runner_artifacts: count(core.runner_artifacts),
             },
             retry: RetrySection {
                 backoff: Span(core.retry_backoff),
@@ -214,6 +226,12 @@ impl Default for File {
             builds: BuildsSection { unsafe_grace: Span(core.unsafe_grace) },
             sweep: SweepSection { every: Span(core.sweep) },
         }
+    }
+}
+
+impl Default for QueueSection {
+    fn default() -> Self {
+        Self { cache_wait: Span(Duration::ZERO), deps_wait: Span(Duration::ZERO) }
     }
 }
 

@@ -11,7 +11,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
-use super::{ClassSection, ConfigError, File};
+use super::{ClassSection, ConfigError, File, QueueSection};
 
 /// A setting given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +149,13 @@ fn unknown(given: &Dict, known: &Dict, path: &str) -> Option<String> {
                 let known = keys_of(&ClassSection::default());
                 items.iter().filter_map(Value::as_dict).find_map(|item| unknown(item, &known, "class"))
             }
+            (Value::Dict(_, queues), _) if key == "queues" => {
+                let known = keys_of(&QueueSection::default());
+                let sections = queues.iter().filter_map(|(name, value)| Some((name, value.as_dict()?)));
+                sections
+                    .into_iter()
+                    .find_map(|(name, section)| unknown(section, &known, &format!("queues.{name}")))
+            }
             _ => None,
         }
     })
@@ -166,5 +173,14 @@ fn nearest(key: &str, known: &Dict) -> String {
         let keys = keys.as_dict().unwrap_or(&of_classes).keys();
         keys.map(|name| format!("{section}.{name}")).chain([section.clone()]).collect()
     };
-    known.iter().flat_map(candidates).min_by_key(|candidate| distance(candidate)).expect("there are keys")
+    let queue = key.strip_prefix("queues.").and_then(|rest| rest.rsplit_once('.')).map(|(queue, _)| queue);
+    let of_queue = keys_of(&QueueSection::default());
+    let of_queue =
+        queue.into_iter().flat_map(|queue| of_queue.keys().map(move |name| format!("queues.{queue}.{name}")));
+    known
+        .iter()
+        .flat_map(candidates)
+        .chain(of_queue)
+        .min_by_key(|candidate| distance(candidate))
+        .expect("there are keys")
 }

@@ -17,7 +17,7 @@ use crate::core::settings::Settings as Decisions;
 use crate::model::Id;
 use crate::telemetry::logs::Logging;
 
-pub use file::{ClassSection, File};
+pub use file::{ClassSection, File, QueueSection};
 pub use layers::Flag;
 
 /// Everything an operator may set, found to be consistent.

@@ -3,18 +3,18 @@
 //! Law: pure. The first limit that is broken is named with the key, its value and the limit; what passes can
 //! be run as it is, and nothing later checks it again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::settings::{Guards, Order, Settings as Decisions, Strategy};
+use crate::core::settings::{Guards, Locality, Order, Settings as Decisions, Strategy};
 use crate::model::resources::{amount_text, parse_cpu, parse_memory};
 use crate::model::time::format_span;
-use crate::model::{Class, Id, Kind, Offer, Resources, Time};
+use crate::model::{Class, Id, Kind, Offer, QueueId, Resources, Time};
 use crate::telemetry::logs::{Format, Level, Logging};
 
-use super::file::{Amount, ClassSection, File, LeaseSection, NatsSection, Span, TableSection};
+use super::file::{Amount, ClassSection, File, LeaseSection, NatsSection, QueueSection, Span, TableSection};
 use super::{Nats, Server, Settings};
 use crate::broker;
 
@@ -148,6 +148,8 @@ fn decisions(file: &File) -> Checked<Decisions> {
         keep_ended: between("table.keep_ended", table.keep_ended, SECOND, 30 * DAY)?,
         keep_ended_tasks: whole("table.keep_ended_tasks", table.keep_ended_tasks, 1, 10_000_000)?,
         keep_ended_body: keep_ended_body(table)?,
+        runner_artifacts: whole("table.runner_artifacts", table.runner_artifacts, 1, 1_000_000)?,
+        locality: locality(&file.queues)?,
         retry_backoff: backoff,
         retry_backoff_max: backoff_max,
         refusal_backoff: between("retry.refusal_backoff", retry.refusal_backoff, SHORTEST, HOUR)?,
@@ -193,6 +195,26 @@ fn order(word: &str) -> Checked<Order> {
         return Err(broken(["placement.order"], message));
     }
     one_of("placement.order", word, &[("priority", Order::Priority), ("fifo", Order::Fifo)])
+}
+
+/// The queues whose tasks wait for runners that hold what they read or make.
+fn locality(sections: &BTreeMap<String, QueueSection>) -> Checked<BTreeMap<QueueId, Locality>> {
+    let mut queues = BTreeMap::new();
+    for (queue, section) in sections {
+        let key = |name: &str| format!("queues.{queue}.{name}");
+        let id = Id::parse(queue).map_err(|why| Broken {
+            keys: vec!["queues".to_owned()],
+            message: format!("queues.{queue} {why}"),
+        })?;
+        let waits = Locality {
+            cache_wait: between(&key("cache_wait"), section.cache_wait, Duration::ZERO, HOUR)?,
+            deps_wait: between(&key("deps_wait"), section.deps_wait, Duration::ZERO, HOUR)?,
+        };
+        if !waits.cache_wait.is_zero() || !waits.deps_wait.is_zero() {
+            queues.insert(id, waits);
+        }
+    }
+    Ok(queues)
 }
 
 fn keep_ended_body(table: &TableSection) -> Checked<usize> {

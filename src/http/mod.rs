@@ -5,8 +5,9 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`), what monitoring reads (`status`, `digest`, `events`, `history`).
+//! (`runners`, `queues`, `artifacts`), what monitoring reads (`status`, `digest`, `events`, `history`).
 
+mod artifacts;
 mod digest;
 mod events;
 mod fleet;
@@ -189,6 +190,7 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fleet::assignments))
         .routes(routes!(fleet::reports))
         .routes(routes!(queues::list))
+        .routes(routes!(artifacts::get))
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))

@@ -7,7 +7,7 @@
 use std::io::{self, IsTerminal};
 
 use tracing::field::display;
-use tracing::{Subscriber, debug, error, info, warn};
+use tracing::{Subscriber, error, info, warn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -97,7 +97,7 @@ fn log_one(fact: &Fact) {
         }
         Fact::Locality { id, runner, output, inputs } => {
             let word = |found: &Option<Found>| found.map(Found::as_str);
-            debug!(task = %id, %runner, output = word(output), inputs = word(inputs), "artifacts looked for");
+            info!(task = %id, %runner, output = word(output), inputs = word(inputs), "artifacts looked for");
         }
         Fact::RunnerRegistered { runner, incarnation, again: false } => {
             info!(%runner, incarnation = &**incarnation, "runner registered");

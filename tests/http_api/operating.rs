@@ -139,6 +139,7 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "GET /v1/digest",
         "GET /v1/events",
         "GET /v1/history",
+        "GET /v1/artifacts/{id}",
         "GET /v1/queues",
         "GET /v1/runners",
         "GET /v1/runners/{id}",

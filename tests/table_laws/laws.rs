@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
-    Change, Class, Head, Key, Kind, Limits, Offer, Pool, Queue, Resources, Row, Runner, Shape, Standing,
-    Task, TaskState, Time, TurnRecord,
+    ArtifactId, Artifacts, Change, Class, Head, Holding, Key, Kind, Limits, Offer, Pool, Queue, Resources,
+    Row, Runner, Shape, Standing, Task, TaskState, Time, TurnRecord, Wait,
 };
 use longshore::ports::table::TURNS_KEPT;
 use longshore::ports::{Commit, Follow, Table};
@@ -330,6 +330,7 @@ fn one_of_each() -> Vec<Row> {
             crash: None,
             extra: Default::default(),
         })),
+        Row::Holding(Holding { runner: id("r"), artifact: artifact("sha256:a/b c"), sequence: 6 }),
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
         row("late", 1),
@@ -338,10 +339,14 @@ fn one_of_each() -> Vec<Row> {
     for row in &rows {
         match row.key() {
             Key::Task(_) | Key::Spec(_) | Key::Runner(_) | Key::Queue(_) => {}
-            Key::Class(_) | Key::EarlyCancel(_) | Key::Pool => {}
+            Key::Holding(..) | Key::Class(_) | Key::EarlyCancel(_) | Key::Pool => {}
         }
     }
     rows
+}
+
+fn artifact(text: &str) -> ArtifactId {
+    ArtifactId::parse(text).expect("a name")
 }
 
 pub(crate) fn task(name: &str) -> Task {
@@ -370,6 +375,8 @@ pub(crate) fn task(name: &str) -> Task {
         build: None,
         jobs: Arc::new([]),
         limits: Arc::new(limits),
+        artifacts: Artifacts::of(vec![artifact("in")], Some(artifact("out"))),
+        wait: Some(Box::new(Wait { cache_until: Time(5), deps_until: Time(6) })),
         content: Uuid::from_u128(77),
         sequence: 12,
         submitted: Time(4),

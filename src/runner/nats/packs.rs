@@ -69,6 +69,7 @@ mod tests {
             outcome: AttemptOutcome::Failed,
             exit_code: Some(1),
             message: Some(text.into()),
+            artifacts: Vec::new(),
         };
         Report {
             runner: id("r1"),
