@@ -74,6 +74,12 @@ fn two_hundred_tasks_on_runners_in_trouble_are_never_five_seconds_without_progre
     all_pass(seeds(100), in_trouble);
 }
 
+/// The same again where tasks wait for runners that hold something of theirs.
+#[test]
+fn two_hundred_tasks_that_wait_for_artifacts_are_never_five_seconds_without_progress() {
+    all_pass(seeds(8), in_trouble_with_locality);
+}
+
 #[test]
 fn four_slots_and_four_builds_that_wait_for_their_jobs_all_end() {
     for seed in 0..10 {
@@ -114,6 +120,10 @@ fn in_trouble(_: u64) -> Options {
     Options::runners_in_trouble_with_short_leases()
 }
 
+fn in_trouble_with_locality(_: u64) -> Options {
+    Options::runners_in_trouble_with_locality()
+}
+
 fn full_of_builds(_: u64) -> Options {
     Options::builds_that_fill_the_slots()
 }
@@ -146,6 +156,14 @@ fn work_of_a_runner_that_is_not_heard_of_must_be_taken_from_it() {
         options.settings.guards.leases_end = false;
     });
     assert_eq!(law, "pace");
+}
+
+#[test]
+fn a_task_must_wait_for_runners_that_hold_something_of_it() {
+    let law = knocked_out("the wait for artifacts", any_world, |options| {
+        options.settings.guards.locality = false;
+    });
+    assert_eq!(law, "locality");
 }
 
 #[test]

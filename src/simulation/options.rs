@@ -1,10 +1,13 @@
 //! What a simulated world is made of: its size, its settings, and what goes wrong in it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::producers::named;
 use super::random::Random;
 use crate::core::Settings;
-use crate::core::settings::{Order, Strategy};
+use crate::core::settings::{Locality, Order, Strategy};
+use crate::model::QueueId;
 use crate::ports::Budget;
 use crate::runner::session::Safeguards;
 
@@ -143,6 +146,8 @@ impl Options {
             settle: Duration::from_secs(*random.pick(&[10, 30])),
             window: *random.pick(&[12, 100_000, 100_000]),
             keep_ended_body: *random.pick(&[0, 2048]),
+            locality: locality(seed),
+            runner_artifacts: 4,
             ..Settings::default()
         };
         Self {
@@ -239,8 +244,31 @@ impl Options {
         Self { runners: 6, jobs: 40, longest_work: 30_000, faults, ..Self::drawn(seed) }
     }
 
+    /// The same with short waits for runners that hold something of a task.
+    pub fn runners_in_trouble_with_locality() -> Self {
+        let world = Self::runners_in_trouble_with_short_leases();
+        let (cache_wait, deps_wait) = (Duration::from_secs(3), Duration::from_secs(4));
+        let queues = ["default", "fast"].map(|name| (named(name), Locality { cache_wait, deps_wait }));
+        let settings = Settings { locality: queues.into(), ..world.settings };
+        Self { settings, ..world }
+    }
+
     /// With the default settings.
     fn plain(self) -> Self {
         Self { settings: Settings::default(), budget: crate::adapters::memory::BUDGET, ..self }
     }
+}
+
+/// The waits of the queues of a world; drawn apart, so that they change nothing else about it.
+fn locality(seed: u64) -> BTreeMap<QueueId, Locality> {
+    let random = &mut Random::new(seed ^ 0x6172_7469_6661_6374);
+    let mut queues = BTreeMap::new();
+    for queue in ["default", "fast"] {
+        let mut wait = || Duration::from_millis(*random.pick(&[0, 700, 3_000, 20_000]));
+        let waits = Locality { cache_wait: wait(), deps_wait: wait() };
+        if random.chance(600) {
+            queues.insert(named(queue), waits);
+        }
+    }
+    queues
 }

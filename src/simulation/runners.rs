@@ -11,7 +11,9 @@ use super::inbox::{Batch, Mail};
 use super::schedule::{Event, Request};
 use super::work::Work;
 use super::world::World;
-use crate::model::{AttemptOutcome, Held, LastSeen, Offer, Report, Reported, Resources, RunnerId};
+use crate::model::{
+    ArtifactId, AttemptOutcome, Held, LastSeen, Offer, Report, Reported, Resources, RunnerId,
+};
 use crate::runner::session::{Input as Word, Output, Restored, Session, SessionConfig};
 
 /// Reports nobody has taken are sent again this often, in milliseconds.
@@ -112,6 +114,10 @@ impl World {
         let incarnation: Arc<str> = format!("{id}-{:04}", runner.incarnation).into();
         let mut config = SessionConfig::new(id.clone(), incarnation, runner.offers.clone());
         config.cost = runner.cost;
+        config.artifacts = given(id, runner.incarnation);
+        for artifact in &config.artifacts {
+            self.checkers.holds(id, artifact);
+        }
         config.stop_grace = Duration::from_secs(3);
         config.answer_within = self.options.answer_within;
         config.safeguards = safeguards;
@@ -353,6 +359,17 @@ impl World {
             self.send_to_runner(id, Some(incarnation), Word::ReportsTaken { through });
         }
     }
+}
+
+/// What a runner holds when it starts: it remembers nothing of what it made before.
+fn given(id: &RunnerId, incarnation: u64) -> Vec<ArtifactId> {
+    let number = incarnation + id.as_str().bytes().map(u64::from).sum::<u64>();
+    (0..number % 3).map(|place| artifact(number + place)).collect()
+}
+
+/// One of the few artifacts there are.
+pub(super) fn artifact(number: u64) -> ArtifactId {
+    ArtifactId::parse(&format!("a{}", number % 7)).expect("a legal name")
 }
 
 fn half(offer: &Offer) -> Offer {

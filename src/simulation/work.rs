@@ -191,6 +191,8 @@ impl World {
         self.checkers.work_ended(held, outcome);
         if work.executes {
             self.checkers.work_stopped(self.now, id, held, Some(outcome));
+            let made = work.order.output.as_ref().filter(|_| outcome == AttemptOutcome::Succeeded);
+            made.into_iter().for_each(|artifact| self.checkers.holds(id, artifact));
         }
         self.tell(|| format!("{} under {} ends on {id}: {}", held.id, held.token, outcome.as_str()));
         let exit_code = match outcome {

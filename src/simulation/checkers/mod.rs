@@ -1,10 +1,12 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
 //! Law: `ownership`, `capacity`, `promises` and `pace` read what producers were told or asked, the marks the work
-//! itself wrote down, how machines truly are, and the facts of committed turns, never a row. `tables` compares states with each other and with their
+//! itself wrote down, how machines truly are, and the facts of committed turns, never a row. `locality` reads these,
+//! and from rows only which runner is known to hold what. `tables` compares states with each other and with their
 //! own rows.
 
 mod capacity;
+mod locality;
 mod ownership;
 mod pace;
 mod promises;
@@ -21,8 +23,8 @@ use super::work::Work;
 use crate::core::input::Submitted;
 use crate::core::{Settings, State};
 use crate::model::{
-    AttemptOutcome, End, Fact, Held, Kind, LifecycleState, NewTask, Offer, Outcome, Report, Reported,
-    RunnerId, TaskId, TurnRecord,
+    ArtifactId, AttemptOutcome, End, Fact, Held, Kind, LifecycleState, NewTask, Offer, Outcome, Report,
+    Reported, RunnerId, TaskId, TurnRecord,
 };
 use crate::ports::Load;
 
@@ -48,6 +50,7 @@ pub(crate) struct Checkers {
     promises: promises::Promises,
     tables: tables::Tables,
     pace: pace::Pace,
+    locality: locality::Locality,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -60,6 +63,7 @@ impl Checkers {
             capacity: capacity::Capacity::default(),
             promises: promises::Promises::default(),
             pace: pace::Pace::new(settings.clone()),
+            locality: locality::Locality::new(settings.clone()),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -89,6 +93,11 @@ impl Checkers {
         self.capacity.has_runner(runner, offer);
         self.promises.has_runner(runner);
         self.pace.has_runner(runner, offer);
+    }
+
+    /// A runner was given an artifact, or has made it.
+    pub fn holds(&mut self, runner: &RunnerId, artifact: &ArtifactId) {
+        self.locality.has(runner, artifact);
     }
 
     pub fn planned_task(&mut self, id: &TaskId, possible: bool) {
@@ -122,6 +131,7 @@ impl Checkers {
 
     /// A submission reached the inbox.
     pub fn submitted(&mut self, task: &Arc<NewTask>) {
+        self.locality.submitted(task);
         if task.shape.kind == Kind::Job {
             self.pace.submitted(task);
         }
@@ -177,6 +187,8 @@ impl Checkers {
     pub fn committed(&mut self, now: u64, turn: &TurnRecord) {
         let found = self.tables.committed(turn);
         self.note(now, "tables", found);
+        let found = self.locality.committed(turn);
+        self.note(now, "locality", found);
         for fact in &turn.facts {
             self.pace.said(fact);
             match fact {

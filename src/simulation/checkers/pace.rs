@@ -6,7 +6,7 @@
 //! could have been any, and no job is passed over while others move.
 //!
 //! Nothing is due only: while the table refuses or nobody leads; before a job's time, or the back-off of a failed
-//! attempt; while no runner that may be given work has room for it; with a runner that hears nothing and has not
+//! attempt, and before its waits for runners that hold something of it are over; while no runner that may be given work has room for it; with a runner that hears nothing and has not
 //! heard of it. A runner that is gone, and work that runs, excuse nothing: in a world that is judged, a lease
 //! with its margin, the longest work and an unanswered registration are each shorter than the bound.
 //!
@@ -97,6 +97,18 @@ struct Course {
     not_before: Time,
     /// The step that is due, and since when.
     due: Option<(u64, Step)>,
+}
+
+impl Course {
+    /// When any runner may have it at the latest.
+    fn open_at(&self, settings: &Settings) -> Time {
+        let waits = settings.locality.get(&self.task.shape.queue);
+        let waited = waits.map_or(self.admitted, |waits| {
+            let began = self.task.limits.not_before.unwrap_or_default().max(self.admitted);
+            began + waits.cache_wait + waits.deps_wait
+        });
+        waited.max(self.not_before)
+    }
 }
 
 /// What was said of a runner.
@@ -261,7 +273,7 @@ impl Pace {
         if limits.expires_in.is_some_and(waited) {
             return Some(Step::Expire);
         }
-        if course.not_before > log_now {
+        if course.open_at(&self.settings) > log_now {
             return None;
         }
         let able = self.offers.iter().filter(|(_, offer)| could_run(offer, &course.task));
