@@ -108,15 +108,15 @@ impl ArtifactIndex {
         }
     }
 
-    /// The first wanted artifact on a runner's list at or after a place.
-    pub(super) fn next_listed(
+    /// The wanted artifacts on a runner's list that come after one of them, with their places.
+    pub(super) fn listed_after(
         &self,
         runner: &RunnerId,
         after: Option<(Place, Number)>,
-    ) -> Option<(Place, Number)> {
+    ) -> impl Iterator<Item = (Place, Number)> {
         use std::ops::Bound::{Excluded, Unbounded};
-        let listed = &self.runners.get(runner)?.listed;
-        listed.range((after.map_or(Unbounded, Excluded), Unbounded)).next().copied()
+        let from = (after.map_or(Unbounded, Excluded), Unbounded);
+        self.runners.get(runner).into_iter().flat_map(move |on_runner| on_runner.listed.range(from)).copied()
     }
 
     /// The artifacts on a runner's list.

@@ -7,7 +7,7 @@
 //! Law: a prospect is placed only on a ready runner that holds what makes it one. A runner with no room for the
 //! smallest of them shows nothing, so what is looked at follows what can be placed.
 
-use std::collections::BTreeSet;
+use rustc_hash::FxHashSet;
 
 use super::artifacts::Number;
 use super::backlog::{LineKey, Place, Rank, Tier};
@@ -52,7 +52,7 @@ pub(super) enum Prospect {
 #[derive(Debug, Default)]
 pub(super) struct Prospects {
     sources: Vec<Source>,
-    shown: BTreeSet<Number>,
+    shown: FxHashSet<Number>,
     /// Sources that are to enter the order, with their places.
     pub entering: Vec<(Place, usize)>,
 }
@@ -88,8 +88,13 @@ impl Prospects {
     }
 
     fn show_next(&mut self, state: &State, id: RunnerId, shown: Option<(Place, Number)>) {
-        let roomy = state.fleet().get(&id).is_some_and(|seat| has_room(state, seat));
-        if let Some(next) = state.artifacts.next_listed(&id, shown).filter(|_| roomy) {
+        if !state.fleet().get(&id).is_some_and(|seat| has_room(state, seat)) {
+            return;
+        }
+        // What another has shown is in the order already.
+        let next =
+            state.artifacts.listed_after(&id, shown).find(|(_, artifact)| !self.shown.contains(artifact));
+        if let Some(next) = next {
             self.enter(next.0, Source::Runner { id, shown: Some(next) });
         }
     }
@@ -124,13 +129,13 @@ impl Prospects {
 
     /// Brings in the groups of an artifact that a runner shows, and puts its place on the runner's list right.
     fn show(&mut self, state: &mut State, runner: &RunnerId, (listed, artifact): (Place, Number)) {
+        if !self.shown.insert(artifact) {
+            return;
+        }
         let groups = state.ladder().groups_of(artifact);
         let first = groups.iter().map(|(group, rank)| rank.at(group.tier)).min();
         if first != Some(listed) {
             state.artifacts.relist(runner, artifact, first);
-        }
-        if !self.shown.insert(artifact) {
-            return;
         }
         for (group, rank) in groups {
             if !state.is_paused(&group.line.shape.queue) {

@@ -189,6 +189,20 @@ fn a_task_in_its_wait_holds_nobody_of_its_shape_back() {
 }
 
 #[test]
+fn a_task_that_is_cancelled_in_its_wait_gets_nothing_and_leaves_nothing() {
+    let mut world = world([runner("holder").cpu(1).holding(&["out"]), runner("other")]);
+    world.submit(task("busy").makes("out"));
+    world.submit(task("t").makes("out").reads(&["in"]));
+    world.cancel("t");
+    assert_eq!(world.where_is("t"), "cancelled");
+    assert_eq!(world.state.ladder().waiting(), (0, 0));
+    world.succeed("busy");
+    assert!(world.held_by("holder").is_empty());
+    world.leave("holder", &[]);
+    assert_eq!(world.state.artifacts().holdings().count(), 0);
+}
+
+#[test]
 fn a_successor_goes_on_with_the_same_wait() {
     let mut world = world([runner("holder").cpu(1).holding(&["out"]), runner("other")]);
     world.submit(task("busy").makes("out"));

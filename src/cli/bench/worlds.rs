@@ -5,14 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::core::input::{Arrived, Command, Input, Ticket};
+use crate::core::settings::Locality;
 use crate::core::{Settings, State, Turn, TurnBudget, Waiting, take_turn};
 use crate::model::{
-    Change, Id, IfUnplaceable, Kind, Limits, NewTask, Offer, Resources, Row, Runner, Shape, Standing, Task,
-    TaskState, Time, TurnId,
+    ArtifactId, Artifacts, Change, Holding, Id, IfUnplaceable, Kind, Limits, NewTask, Offer, Resources, Row,
+    Runner, Shape, Standing, Task, TaskState, Time, TurnId, Wait,
 };
 
 /// How many different shapes the tasks have.
@@ -35,6 +37,43 @@ pub fn state(world: World) -> State {
     (0..world.runners).for_each(|number| state.put(Row::Runner(Arc::new(runner(number, world.cores)))));
     add_tasks(&mut state, world);
     state
+}
+
+/// How many different shapes the tasks have in a world with locality.
+const LOCAL_SHAPES: usize = 200;
+/// How many artifacts each runner holds there.
+const HELD: usize = 1_000;
+/// How many artifacts there are for each one a runner holds; each is on as many runners as follows from that.
+const ARTIFACTS: usize = 100_000;
+
+/// The same with locality: each runner holds 1,000 of 100,000 artifacts, and each task makes one and reads three. With
+/// `waiting` false no queue has locality, and everything else is the same.
+pub fn local_state(world: World, waiting: bool) -> State {
+    let wait = Duration::from_secs(3_600);
+    let waits = Locality { cache_wait: wait, deps_wait: wait };
+    let queues = (0..=LOCAL_SHAPES / 16).filter(|_| waiting).map(|queue| (name("queue", queue), waits));
+    let settings = Settings { window: usize::MAX, locality: queues.collect(), ..Settings::default() };
+    let mut state = State::new(Arc::new(settings), Uuid::nil());
+    (0..world.runners).for_each(|number| state.put(Row::Runner(Arc::new(runner(number, world.cores)))));
+    for number in 0..world.runners * HELD {
+        let (runner, sequence) = (name("runner", number % world.runners), number as u64);
+        state.put(Row::Holding(Holding { runner, artifact: artifact(number * 7919), sequence }));
+    }
+    let shapes: Vec<Arc<Shape>> = (0..LOCAL_SHAPES).map(|number| Arc::new(shape(number, 1))).collect();
+    let limits = Arc::new(limits(IfUnplaceable::Fail));
+    for number in 0..world.tasks {
+        let mut task =
+            task(name("task", number), number, shapes[number % LOCAL_SHAPES].clone(), limits.clone());
+        let inputs = (1..4).map(|input| artifact(number * 31 + input)).collect();
+        task.artifacts = Artifacts::of(inputs, Some(artifact(number)));
+        task.wait = Some(Box::new(Wait { cache_until: Time(0), deps_until: Time(u64::MAX) }));
+        state.put(Row::Task(Arc::new(task)));
+    }
+    state
+}
+
+fn artifact(number: usize) -> ArtifactId {
+    ArtifactId::parse(&format!("sha256-{:064x}", number % ARTIFACTS)).expect("a legal name")
 }
 
 /// Puts the world's pending tasks.
