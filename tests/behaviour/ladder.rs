@@ -65,7 +65,7 @@ struct Model {
     news: u64,
 }
 
-fn wants<'a>(task: &'a Task) -> (Option<&'a str>, Vec<&'a str>) {
+fn wants(task: &Task) -> (Option<&str>, Vec<&str>) {
     let own = task.artifacts.as_deref();
     let output = own.and_then(|own| own.output.as_ref()).map(|output| output.as_str());
     let inputs = own.map_or(&[][..], |own| &own.inputs).iter().map(|input| input.as_str());
