@@ -11,6 +11,7 @@ mod behaviour {
     mod lifecycle;
     mod locality;
     mod placement;
+    mod reservations;
     mod transcripts;
     mod verdicts;
     mod wakeups;

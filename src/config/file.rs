@@ -105,6 +105,7 @@ pub struct DefaultsSection {
 pub struct PlacementSection {
     pub order: String,
     pub strategy: String,
+    pub reserve_after: Span,
 }
 
 /// One `[queues.NAME]`: what holds for the tasks of one queue. A queue without one has the defaults.
@@ -197,8 +198,12 @@ impl Default for File {
                 memory: Amount::memory(core.default_resources.memory),
                 max_attempts: i64::from(core.default_max_attempts),
             },
-            placement: PlacementSection { order: "priority".to_owned(), strategy: "pack".to_owned() },
             queues: BTreeMap::new(),
+            placement: PlacementSection {
+                order: "priority".to_owned(),
+                strategy: "pack".to_owned(),
+                reserve_after: Span(core.reserve_after),
+            },
             lease: LeaseSection {
                 ttl: Span(core.lease),
                 heartbeat: Span(core.heartbeat),

@@ -153,6 +153,7 @@ fn decisions(file: &File) -> Checked<Decisions> {
         retry_backoff: backoff,
         retry_backoff_max: backoff_max,
         refusal_backoff: between("retry.refusal_backoff", retry.refusal_backoff, SHORTEST, HOUR)?,
+        reserve_after: between("placement.reserve_after", file.placement.reserve_after, Duration::ZERO, DAY)?,
         unsafe_grace: between("builds.unsafe_grace", file.builds.unsafe_grace, Duration::ZERO, DAY)?,
         sweep: between("sweep.every", file.sweep.every, SECOND, HOUR)?,
         guards: Guards::default(),

@@ -108,6 +108,11 @@ impl Backlog {
         }
     }
 
+    /// Whether a task stands in this line.
+    pub fn has(&self, key: &LineKey, rank: Rank) -> bool {
+        self.lines.get(key).is_some_and(|line| line.contains(&rank))
+    }
+
     /// All lines that are not empty.
     pub fn lines(&self) -> impl Iterator<Item = (&LineKey, &BTreeSet<Rank>)> {
         self.lines.iter()

@@ -8,6 +8,7 @@ use super::fit::{self, Misfit};
 use super::fleet::Seat;
 use super::ladder::Step;
 use super::locality;
+use super::reservation;
 use super::state::State;
 use super::timers::waits_until;
 use super::verdict::{self, Verdict};
@@ -80,6 +81,9 @@ pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     if state.watch.refused(&task.id, &seat.runner.id, state.now()) {
         return Some(Misfit::RefusedBefore);
     }
+    if let Some(reserved) = reservation::misfit(state, task, seat) {
+        return Some(reserved);
+    }
     if task.kind() != Kind::Build {
         return None;
     }
@@ -127,6 +131,10 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
                 reasons.push(format!("{own} tasks of the same shape are placed before it ({all} in all)"));
             }
         }
+    }
+    if let Some(kept) = state.reservations().of(&task.id) {
+        let fits_by = kept.fits_by.map(|at| format!(", where it fits by {at}")).unwrap_or_default();
+        reasons.push(format!("{} is kept for it since {}{fits_by}", kept.runner, kept.since));
     }
     if let Some(shape) = builds::stranded_shape(state).filter(|_| task.kind() == Kind::Build) {
         reasons.push(format!("no build starts: no runner has room for a {shape} of a running build"));
@@ -187,6 +195,10 @@ pub fn idle(state: &State, seat: &Seat) -> String {
         Standing::Held { reason } => return format!("it is held: {reason}"),
         Standing::Draining => return format!("it is draining; {} tasks are left", seat.tasks.len()),
         Standing::Ready => {}
+    }
+    if let Some(kept) = state.reservations().on(&seat.runner.id) {
+        let fits_by = kept.fits_by.map(|at| format!(", which fits by {at}")).unwrap_or_default();
+        return format!("it is kept for {}{fits_by}", kept.task);
     }
     if state.backlog().is_empty() {
         return "nothing waits".to_owned();

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::resources::amount_text;
-use crate::model::{Kind, Offer, QueueId, Resources, Shape};
+use crate::model::{Kind, Offer, QueueId, Resources, Shape, TaskId, Time};
 
 /// What tasks take of a runner.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -84,6 +84,11 @@ pub enum Misfit {
     RefusedBefore,
     /// The task waits for runners that hold something of its own, and this one does not.
     HoldsNothingOfIt,
+    /// It is kept for another task, which fits there at the latest at `fits_by` if that can be told.
+    Reserved {
+        task: TaskId,
+        fits_by: Option<Time>,
+    },
     /// Started here, the build would leave no room for a job of a running build.
     NoRoomForJobs {
         shape: Arc<Shape>,
@@ -112,6 +117,7 @@ impl Misfit {
             Misfit::Lost => "lost",
             Misfit::RefusedBefore => "refused_before",
             Misfit::HoldsNothingOfIt => "holds_nothing_of_it",
+            Misfit::Reserved { .. } => "reserved",
             Misfit::NoRoomForJobs { .. } => "no_room_for_jobs",
             Misfit::JobsNeverFit { .. } => "jobs_never_fit",
         }
@@ -160,6 +166,10 @@ impl fmt::Display for Misfit {
             Misfit::Lost => f.write_str("is lost"),
             Misfit::RefusedBefore => f.write_str("refused this task and is not asked again yet"),
             Misfit::HoldsNothingOfIt => f.write_str("holds nothing of what the task waits for"),
+            Misfit::Reserved { task, fits_by: None } => write!(f, "is kept for {task}"),
+            Misfit::Reserved { task, fits_by: Some(at) } => {
+                write!(f, "is kept for {task}, which fits by {at}")
+            }
             Misfit::NoRoomForJobs { shape } => {
                 write!(f, "started here it would leave no room for a {shape} of a running build")
             }

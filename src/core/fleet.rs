@@ -167,6 +167,11 @@ impl Fleet {
         self.seats.len()
     }
 
+    /// How many of them are ready.
+    pub fn ready(&self) -> usize {
+        self.profiles.iter().map(|profile| profile.ready.len()).sum()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.seats.is_empty()

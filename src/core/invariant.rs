@@ -53,6 +53,7 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
     let same_ladder = state.ladder.same(&state.artifacts, &fresh.ladder, &fresh.artifacts);
     differs("the ladder", same_ladder);
     differs("the runners that are away with artifacts", fresh.absent_holders == state.absent_holders);
+    differs("the reservations", fresh.reservations == state.reservations);
     differs("the shelves", fresh.shelves == state.shelves);
     let counts = |state: &State| {
         let mut counts = state.counts.clone();

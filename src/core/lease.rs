@@ -61,6 +61,7 @@ impl State {
         self.watch.fewer_holders = outputs.collect();
         let builds = self.tasks().filter(|task| task.kind() == Kind::Build && !task.is_ended());
         self.watch.beyond = builds.map(|build| build.id.clone()).collect();
+        self.review_reservations();
         self.wakes.everything(super::wake::Wake::Everything);
     }
 }

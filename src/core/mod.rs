@@ -28,6 +28,7 @@ mod locality;
 mod planner;
 mod prospects;
 mod registration;
+pub mod reservation;
 pub mod settings;
 pub mod shelves;
 pub mod state;

@@ -18,6 +18,7 @@ use super::draft::Draft;
 use super::fleet::Seat;
 use super::locality;
 use super::prospects::{self, Prospect, Prospects};
+use super::reservation;
 use super::state::State;
 use super::wake::{Wake, Wakes};
 use crate::model::{Assignment, Fact, Kind, RunnerId, RunnerState, Task, TaskState};
@@ -156,7 +157,10 @@ fn plan_line(
             line.passed = Some(rank);
             Found::Passed
         }
-        None => Found::NoRoom,
+        None => {
+            reservation::consider(draft, &line.key, &task);
+            Found::NoRoom
+        }
     }
 }
 
@@ -238,9 +242,11 @@ fn may_take<'a>(
     witnesses: &'a mut Witnesses,
 ) -> impl FnMut(&Seat) -> bool + 'a {
     let refused = state.watch.refusals.contains_key(&task.id);
+    let reserving = !state.reservations().is_empty();
     let is_build = task.kind() == Kind::Build && state.settings.guards.safe_builds;
     move |seat| {
         (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
+            && (!reserving || reservation::against(state, task, seat).is_none())
             && (!is_build || builds::blocked_by(state, witnesses, &task.shape, &task.jobs, seat).is_none())
     }
 }
@@ -264,5 +270,6 @@ fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
         stop: None,
     }));
     draft.put_task(assigned);
+    reservation::placed(draft, &task.id);
     draft.deliver(runner);
 }

@@ -44,6 +44,8 @@ pub struct Settings {
     /// First back-off of a task and a runner that refused it; doubles each time.
     pub refusal_backoff: Duration,
     pub unsafe_grace: Duration,
+    /// How long a task waits for room before a runner is kept for it.
+    pub reserve_after: Duration,
     pub sweep: Duration,
     /// Queues whose tasks wait for runners that hold what they read or make.
     pub locality: BTreeMap<QueueId, Locality>,
@@ -105,6 +107,7 @@ impl Default for Settings {
             retry_backoff_max: Duration::from_secs(60),
             refusal_backoff: Duration::from_secs(1),
             unsafe_grace: Duration::from_secs(300),
+            reserve_after: Duration::from_secs(60),
             sweep: Duration::from_secs(30),
             locality: BTreeMap::new(),
             runner_artifacts: 10_000,
@@ -133,6 +136,8 @@ pub struct Guards {
     pub tombstones: bool,
     /// A new leader arms every lease in full.
     pub rearm_leases: bool,
+    /// A runner is kept for a task that waited too long.
+    pub reservations: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
     /// A task waits for runners that hold something of its own.
@@ -150,6 +155,7 @@ impl Default for Guards {
             capacity: true,
             tombstones: true,
             rearm_leases: true,
+            reservations: true,
             leases_end: true,
             locality: true,
         }

@@ -21,6 +21,7 @@ use super::families::Families;
 use super::fleet::Fleet;
 use super::intern::Intern;
 use super::ladder::Ladder;
+use super::reservation::Reservations;
 use super::settings::Settings;
 use super::shelves::Shelves;
 use super::wake::{Wake, Wakes};
@@ -109,6 +110,7 @@ pub struct State {
     pub(super) queues: BTreeMap<QueueId, Queue>,
     pub(super) classes: BTreeMap<ClassId, Arc<Class>>,
     pub(super) early_cancels: BTreeMap<TaskId, EarlyCancel>,
+    pub(super) reservations: Reservations,
     pub(super) pool: Pool,
     // Derived from the rows:
     pub(super) fleet: Fleet,
@@ -147,6 +149,7 @@ impl State {
             queues: BTreeMap::new(),
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
+            reservations: Reservations::default(),
             pool: Pool { frozen: None, unsafe_since: None },
             fleet,
             backlog: Backlog::default(),
@@ -197,6 +200,7 @@ impl State {
     fn forget_news(&mut self) {
         self.wakes.clear();
         self.watch.fewer_holders.clear();
+        self.watch.considered.changed.clear();
     }
 
     pub(super) fn set_head(&mut self, head: Head) {
@@ -218,7 +222,9 @@ impl State {
             Row::Runner(runner) => self.put_runner(runner),
             Row::Holding(holding) => self.put_holding(&holding),
             Row::Queue(queue) => {
-                if !queue.paused {
+                if queue.paused {
+                    self.review_reservations();
+                } else {
                     self.wakes.everything(Wake::Queue);
                 }
                 self.queues.insert(queue.id.clone(), queue);
@@ -229,6 +235,7 @@ impl State {
             Row::EarlyCancel(cancel) => {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
+            Row::Reservation(reservation) => self.reservations.put(reservation),
             Row::Pool(pool) => self.pool = pool,
         }
     }
@@ -237,6 +244,7 @@ impl State {
     pub fn delete(&mut self, key: &Key) {
         match key {
             Key::Task(id) => {
+                self.note_task_change(id);
                 self.count_body(id, false);
                 if let Some(task) = self.change_entry(id, |entry| entry.task.take()) {
                     self.take_out(&task);
@@ -250,6 +258,7 @@ impl State {
                 self.change_entry(id, |entry| entry.body.take());
             }
             Key::Runner(id) => {
+                self.note_runner_change(id);
                 if let Some(at) = self.runner(id).and_then(|runner| runner.lost) {
                     self.lost.remove(&(at, id.clone()));
                 }
@@ -267,6 +276,9 @@ impl State {
             }
             Key::EarlyCancel(id) => {
                 self.early_cancels.remove(id);
+            }
+            Key::Reservation(task) => {
+                self.reservations.remove(task);
             }
             Key::Pool => self.pool = Pool { frozen: None, unsafe_since: None },
         }
@@ -292,6 +304,7 @@ impl State {
             self.count_body(&id, true);
         }
         self.holding_changed(old.as_deref(), Some(&task));
+        self.note_task_change(&id);
     }
 
     /// Wakes what a runner gained or lost, and moves the jobs of a build that began or ceased to hold one.
@@ -379,6 +392,7 @@ impl State {
         }
         self.wakes.runner(&runner.id, Wake::Runner);
         let id = runner.id.clone();
+        self.note_runner_change(&id);
         let before = self.runner(&id).map(|old| (old.state(), old.offer.clone()));
         let after = (runner.state(), runner.offer.clone());
         self.fleet.put(runner);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{admission, builds, lease, locality, planner, verdict};
+use super::{admission, builds, lease, locality, planner, reservation, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -32,6 +32,7 @@ pub(super) fn run(draft: &mut Draft) {
     forget_runners(draft);
     forget_ended(draft);
     builds::watch_rule(draft);
+    reservation::review(draft);
     if draft.state.watch.sweep_at <= draft.now {
         draft.state.watch.sweep_at = draft.now + draft.state.settings.sweep;
         draft.state.intern.sweep();
@@ -187,6 +188,7 @@ impl State {
             self.watch.refusal_ends.first().map(|(at, ..)| *at),
             self.watch.unplaceable.first().map(|(at, _)| *at),
             self.watch.settle_until,
+            self.watch.considered.next_due(self.now),
             self.pool.unsafe_since.map(|since| since + settings.unsafe_grace),
         ]
         .into_iter()

@@ -27,6 +27,10 @@ pub enum Wake {
     Queue,
     /// A runner that refused a task may be asked again.
     RefusalOver,
+    /// The first task of a line has waited long enough to have a runner kept for it.
+    ReservationDue,
+    /// A runner is kept for nobody any more.
+    ReservationOver,
     /// A build started: its jobs go before others.
     BuildStarted,
     /// A build ended or the fleet changed: the rule for builds may hold again.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::LineKey;
+use super::reservation::Considered;
 use crate::model::{ArtifactId, Heartbeat, RunnerId, TaskId, Time};
 
 /// Why something is to be taken from a runner once its reports were read.
@@ -94,6 +95,7 @@ pub struct Watch {
     pub(super) untold: VecDeque<(RunnerId, ArtifactId, bool)>,
     /// The newest artifact news of each runner: its incarnation and number.
     pub(super) newest_news: BTreeMap<RunnerId, (Arc<str>, u64)>,
+    pub(super) considered: Considered,
     pub(super) rule_changed: bool,
     pub(super) sweep_at: Time,
     /// Runners whose tasks are being worked off, and why.

@@ -39,6 +39,9 @@ pub(super) struct RunnerView {
     state: &'static str,
     /// Why it is held.
     reason: Option<String>,
+    /// The task that waited too long and that it is kept for.
+    #[schema(value_type = Option<String>)]
+    kept_for: Option<TaskId>,
     /// Why it gets nothing more at the moment; in a list only while few different tasks wait.
     idle: Option<String>,
     #[schema(value_type = String)]
@@ -162,6 +165,7 @@ fn runner_view(rows: &Rows, seat: &Seat, say_idle: bool) -> RunnerView {
         id: runner.id.clone(),
         state: runner.state().as_str(),
         reason,
+        kept_for: rows.reservations().on(&seat.runner.id).map(|kept| kept.task.clone()),
         idle: say_idle.then(|| explain::idle(rows, seat)),
         incarnation: runner.incarnation.clone(),
         registered: runner.registered.rfc3339(),

@@ -180,6 +180,7 @@ fn gauges(rows: &Rows, now: Time) -> Gauges {
         builds: live_tasks(rows, now, Kind::Build),
         turn: rows.turn(),
         frozen: rows.pool().frozen.is_some(),
+        kept: rows.reservations().len() as u64,
         builds_unsafe: rows.pool().unsafe_since.is_some(),
         ..Gauges::default()
     };

@@ -87,6 +87,18 @@ pub enum Fact {
         build: TaskId,
     },
     BuildsSafe,
+    /// A runner is kept for a task that waited too long; it fits there by `fits_by` if that can be told.
+    Reserved {
+        task: TaskId,
+        runner: RunnerId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fits_by: Option<Time>,
+    },
+    /// The runner is kept for the task no longer: it was placed, or is not to be placed there.
+    ReservationOver {
+        task: TaskId,
+        runner: RunnerId,
+    },
     /// Tasks that only the sweep found placeable: a wake-up is missing somewhere.
     SweepFound {
         tasks: u64,

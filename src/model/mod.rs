@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod fact;
 pub mod id;
 pub mod message;
+pub mod reservation;
 pub mod resources;
 pub mod row;
 pub mod runner;
@@ -24,6 +25,7 @@ pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,
 };
+pub use reservation::Reservation;
 pub use resources::Resources;
 pub use row::{Class, EarlyCancel, Key, Pool, Queue, Row};
 pub use runner::{Crash, Runner, RunnerState, Standing};

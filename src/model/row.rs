@@ -9,7 +9,9 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ArtifactId, ClassId, Holding, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
+use super::{
+    ArtifactId, ClassId, Holding, Offer, QueueId, Reservation, Runner, RunnerId, Task, TaskId, Time,
+};
 
 /// One row. Rows are shared, never changed in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,8 @@ pub enum Row {
     Queue(Queue),
     Class(Arc<Class>),
     EarlyCancel(EarlyCancel),
+    /// A runner kept for a task.
+    Reservation(Reservation),
     Pool(Pool),
 }
 
@@ -41,6 +45,7 @@ pub enum Key {
     Queue(QueueId),
     Class(ClassId),
     EarlyCancel(TaskId),
+    Reservation(TaskId),
     Pool,
 }
 
@@ -55,6 +60,7 @@ impl Row {
             Row::Queue(queue) => Key::Queue(queue.id.clone()),
             Row::Class(class) => Key::Class(class.id.clone()),
             Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
+            Row::Reservation(reservation) => Key::Reservation(reservation.task.clone()),
             Row::Pool(_) => Key::Pool,
         }
     }
@@ -71,6 +77,7 @@ impl Key {
             Key::Queue(_) => "queue",
             Key::Class(_) => "class",
             Key::EarlyCancel(_) => "early_cancel",
+            Key::Reservation(_) => "reservation",
             Key::Pool => "pool",
         }
     }
@@ -84,7 +91,8 @@ impl std::fmt::Display for Key {
             | Key::Runner(id)
             | Key::Queue(id)
             | Key::Class(id)
-            | Key::EarlyCancel(id) => {
+            | Key::EarlyCancel(id)
+            | Key::Reservation(id) => {
                 write!(f, "{}.{id}", self.kind())
             }
             Key::Holding(runner, artifact) => write!(f, "{}.{runner}.{artifact}", self.kind()),

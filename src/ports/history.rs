@@ -44,6 +44,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::Locality { id, .. }
         | Fact::CancelRemembered { id } => Some(id),
         Fact::BuildsUnsafe { build } => Some(build),
+        Fact::Reserved { task, .. } | Fact::ReservationOver { task, .. } => Some(task),
         Fact::RunnerRegistered { .. }
         | Fact::RunnerLeft { .. }
         | Fact::RunnerLost { .. }

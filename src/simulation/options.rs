@@ -148,6 +148,7 @@ impl Options {
             keep_ended_body: *random.pick(&[0, 2048]),
             locality: locality(seed),
             runner_artifacts: 4,
+            reserve_after: Duration::from_secs(*Random::new(seed ^ 0x6b65_7074).pick(&[0, 5, 60])),
             ..Settings::default()
         };
         Self {

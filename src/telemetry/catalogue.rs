@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 43] = [
+pub const ALL: [&Metric; 45] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -45,6 +45,7 @@ pub const ALL: [&Metric; 43] = [
     &CLASSES_FORGOTTEN,
     &QUEUE_CHANGES,
     &BUILDS_UNSAFE_TIMES,
+    &RESERVED,
     &SWEEP_FOUND,
     &TAKEOVERS,
     &FREEZES,
@@ -65,6 +66,7 @@ pub const ALL: [&Metric; 43] = [
     &HELD_SLOTS,
     &CAPACITY_SLOTS,
     &RUNNERS,
+    &KEPT_RUNNERS,
     &TURN,
     &LEADER,
     &FROZEN,
@@ -165,6 +167,12 @@ pub const BUILDS_UNSAFE_TIMES: Metric = counter(
     &[],
     "Times the fleet became too small for the jobs of the running builds.",
 );
+pub const RESERVED: Metric = counter(
+    "longshore_reservations_total",
+    "reservations",
+    &[],
+    "Times a runner was kept for a task that had waited longer than placement.reserve_after.",
+);
 pub const SWEEP_FOUND: Metric = counter(
     "longshore_sweep_found_tasks_total",
     "tasks",
@@ -235,6 +243,12 @@ pub const RUNNERS: Metric = gauge(
     "runners",
     &["state"],
     "Runners now in each state: ready, held, draining or lost.",
+);
+pub const KEPT_RUNNERS: Metric = gauge(
+    "longshore_kept_runners",
+    "runners",
+    &[],
+    "Runners now kept for a task that waited too long; at most a quarter of the ready ones.",
 );
 pub const TURN: Metric = gauge("longshore_turn", "turns", &[], "Number of the last turn this replica has.");
 pub const LEADER: Metric = gauge("longshore_leader", "replicas", &[], "1 while this replica takes turns.");

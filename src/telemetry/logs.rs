@@ -121,6 +121,10 @@ fn log_one(fact: &Fact) {
             warn!(task = %build, "builds stopped from starting: no room for this build's jobs");
         }
         Fact::BuildsSafe => info!("builds allowed to start again"),
+        Fact::Reserved { task, runner, fits_by } => {
+            info!(%task, %runner, fits_by = fits_by.map(tracing::field::display), "runner kept for a task")
+        }
+        Fact::ReservationOver { task, runner } => info!(%task, %runner, "runner kept no longer"),
         Fact::SweepFound { tasks } => warn!(tasks, "placeable tasks found only by the sweep"),
         Fact::TookOver { turn } => info!(turn, "leadership taken over"),
         Fact::Frozen { reason } => {

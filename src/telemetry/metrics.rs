@@ -52,6 +52,8 @@ pub struct Gauges {
     pub capacity_slots: u64,
     /// Runners by state, in the order of [`RunnerState::ALL`].
     pub runners: [u64; RunnerState::ALL.len()],
+    /// Runners kept for a task.
+    pub kept: u64,
     /// The last turn this replica has.
     pub turn: u64,
     pub leader: bool,
@@ -169,6 +171,8 @@ impl Metrics {
             Fact::QueueUnpaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["unpaused"], 1),
             Fact::CancelRemembered { .. } => self.add(&catalogue::CANCELS_REMEMBERED, &[], 1),
             Fact::BuildsUnsafe { .. } => self.add(&catalogue::BUILDS_UNSAFE_TIMES, &[], 1),
+            Fact::Reserved { .. } => self.add(&catalogue::RESERVED, &[], 1),
+            Fact::ReservationOver { .. } => {}
             Fact::SweepFound { tasks } => self.add(&catalogue::SWEEP_FOUND, &[], *tasks),
             Fact::TookOver { .. } => self.add(&catalogue::TAKEOVERS, &[], 1),
             Fact::Frozen { .. } => self.add(&catalogue::FREEZES, &[], 1),
@@ -227,6 +231,7 @@ impl Metrics {
         for (state, number) in RunnerState::ALL.iter().zip(now.runners) {
             self.set(&catalogue::RUNNERS, &[state.as_str()], number as f64);
         }
+        self.set(&catalogue::KEPT_RUNNERS, &[], now.kept as f64);
         self.set(&catalogue::HELD_CPU, &[], now.held.cpu as f64 / 1000.0);
         self.set(&catalogue::CAPACITY_CPU, &[], now.capacity.cpu as f64 / 1000.0);
         self.set(&catalogue::HELD_MEMORY, &[], now.held.memory as f64);

@@ -155,6 +155,10 @@ impl TaskBuilder {
         self.change_limits(|limits| limits.retries = retries)
     }
 
+    pub fn timeout(self, span: Duration) -> Self {
+        self.change_limits(|limits| limits.timeout = Some(span))
+    }
+
     pub fn expires_in(self, span: Duration) -> Self {
         self.change_limits(|limits| limits.expires_in = Some(span))
     }

@@ -242,6 +242,7 @@ fn about(row: &Row) -> String {
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
+        Row::Reservation(kept) => format!("{} is kept for it since {}", kept.runner, kept.since),
         Row::Pool(pool) => match &pool.frozen {
             Some(why) => format!("frozen: {why}"),
             None => "in order".to_owned(),

@@ -9,7 +9,9 @@ use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
 use super::super::shelves::{Shelf, Shelves};
 use super::{Counts, State};
-use crate::model::{Class, Kind, Pool, Queue, QueueId, Row, Runner, RunnerId, Shape, Task, TaskId, Time};
+use crate::model::{
+    Class, Kind, Pool, Queue, QueueId, Reservation, Row, Runner, RunnerId, Shape, Task, TaskId, Time,
+};
 
 impl State {
     /// The number of the last turn in it.
@@ -136,6 +138,7 @@ impl State {
         rows.extend(self.queues.values().cloned().map(Row::Queue));
         rows.extend(self.classes.values().cloned().map(Row::Class));
         rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
+        rows.extend(self.reservations.iter().map(|kept| Row::Reservation(Reservation::clone(kept))));
         if self.pool != (Pool { frozen: None, unsafe_since: None }) {
             rows.push(Row::Pool(self.pool.clone()));
         }
