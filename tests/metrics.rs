@@ -93,6 +93,8 @@ fn everything() -> Vec<Fact> {
         Fact::CancelRemembered { id: id("t8") },
         Fact::BuildsUnsafe { build: id("b1") },
         Fact::BuildsSafe,
+        Fact::Reserved { task: id("t1"), runner: id("r1"), fits_by: Some(Time(9)) },
+        Fact::ReservationOver { task: id("t1"), runner: id("r1") },
         Fact::SweepFound { tasks: 2 },
         Fact::Frozen { reason: "the table lost turns".into() },
         Fact::Unfrozen,
