@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -48,18 +48,25 @@ async fn tell(context: &Context, event: &Lifecycle) {
 
 /// The attributes of CloudEvents 1.0 in binary mode.
 fn headers(context: &Context, event: &Lifecycle) -> HeaderMap {
+    const SPEC_VERSION: HeaderName = HeaderName::from_static("ce-specversion");
+    const ID: HeaderName = HeaderName::from_static("ce-id");
+    const TYPE: HeaderName = HeaderName::from_static("ce-type");
+    const SOURCE: HeaderName = HeaderName::from_static("ce-source");
+    const TIME: HeaderName = HeaderName::from_static("ce-time");
+    const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
+    const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
     let mut headers = HeaderMap::new();
     let state = event.state.as_str();
     let id = match event.token {
         Some(token) => format!("{}.{token}.{state}", event.id),
         None => format!("{}.{}.{state}", event.id, event.attempt),
     };
-    headers.insert("ce-specversion", "1.0");
-    headers.insert("ce-id", id.as_str());
-    headers.insert("ce-type", format!("longshore.{}.{state}", event.kind).as_str());
-    headers.insert("ce-source", format!("/{}", context.names.prefix()).as_str());
-    headers.insert("ce-time", event.at.rfc3339().as_str());
-    headers.insert("ce-subject", event.id.as_str());
-    headers.insert("content-type", "application/json");
+    headers.insert(SPEC_VERSION, "1.0");
+    headers.insert(ID, id);
+    headers.insert(TYPE, format!("longshore.{}.{state}", event.kind));
+    headers.insert(SOURCE, format!("/{}", context.names.prefix()));
+    headers.insert(TIME, event.at.rfc3339());
+    headers.insert(SUBJECT, event.id.as_str());
+    headers.insert(CONTENT_TYPE, "application/json");
     headers
 }
