@@ -154,7 +154,7 @@ impl<'a> Draft<'a> {
 
     /// Puts what holds for the whole pool; a pool of which there is nothing to say has no row.
     pub fn put_pool(&mut self, pool: Pool) {
-        if pool == (Pool { frozen: None, unsafe_since: None }) {
+        if pool == Pool::default() {
             return self.delete(Key::Pool);
         }
         self.put(Row::Pool(pool));

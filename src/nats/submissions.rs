@@ -71,7 +71,8 @@ impl WindowTaker {
         }
         let level =
             self.context.handle.view().read(|state| Level::of(state, self.window, self.context.ahead));
-        let mut room = level.window.saturating_sub(level.pending + self.belt.on_the_way());
+        let room = level.window.saturating_sub(level.pending + self.belt.on_the_way());
+        let mut room = if level.held { 0 } else { room };
         let mut kept = Vec::with_capacity(chunk.len());
         for taken in chunk {
             // A message that no empty window would take is let through: the core says what is wrong with it.

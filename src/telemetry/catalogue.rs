@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 42] = [
+pub const ALL: [&Metric; 43] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -67,6 +67,7 @@ pub const ALL: [&Metric; 42] = [
     &TURN,
     &LEADER,
     &FROZEN,
+    &PAUSED,
     &TABLE_TROUBLE,
     &BUILDS_UNSAFE,
     &INFO,
@@ -231,6 +232,12 @@ pub const TURN: Metric = gauge("longshore_turn", "turns", &[], "Number of the la
 pub const LEADER: Metric = gauge("longshore_leader", "replicas", &[], "1 while this replica takes turns.");
 pub const FROZEN: Metric =
     gauge("longshore_frozen", "pools", &[], "1 while the pool is frozen and nothing is decided.");
+pub const PAUSED: Metric = gauge(
+    "longshore_paused",
+    "pools",
+    &[],
+    "1 while an operator has paused the whole pool: only jobs of running builds are placed.",
+);
 pub const TABLE_TROUBLE: Metric = gauge(
     "longshore_table_trouble",
     "replicas",

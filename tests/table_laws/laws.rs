@@ -333,7 +333,7 @@ fn one_of_each() -> Vec<Row> {
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
         row("late", 1),
-        Row::Pool(Pool { frozen: Some("it was".into()), unsafe_since: None }),
+        Row::Pool(Pool { frozen: Some("it was".into()), paused_since: Some(Time(3)), ..Pool::default() }),
     ];
     for row in &rows {
         match row.key() {
