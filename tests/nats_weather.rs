@@ -22,5 +22,6 @@ mod nats_weather {
     mod runners;
     mod sieve;
     mod steps;
+    mod traces;
     mod words;
 }

@@ -13,6 +13,7 @@ use super::letters;
 use super::pull::{LOOK, Pulse, Source, Taker, untroubled};
 use crate::core::input::{Command, Input};
 use crate::core::state::Window;
+use crate::model::Traceparent;
 use crate::runtime::credit::{Credit, Level, Reason};
 use crate::wire::command::read_cancel;
 use crate::wire::subject::Submitting;
@@ -173,7 +174,11 @@ fn read(context: &Context, message: &Message) -> Result<(Vec<Input>, Vec<String>
     let sequence =
         message.info().map_err(|why| format!("it has no place in the stream: {why}"))?.stream_sequence;
     let outside = match context.names.submitting(subject) {
-        Some(Submitting::Tasks { kind, queue, build }) => Outside { kind, queue: Some(queue), build },
+        Some(Submitting::Tasks { kind, queue, build }) => {
+            let said = message.headers.as_ref().and_then(|headers| headers.get(Traceparent::NAME));
+            let traceparent = said.and_then(|said| Traceparent::parse(said.as_str()));
+            Outside { kind, queue: Some(queue), build, traceparent }
+        }
         _ => return Err(format!("subject {subject:?} has a part that is no name")),
     };
     let body =

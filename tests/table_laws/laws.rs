@@ -376,6 +376,10 @@ pub(crate) fn task(name: &str) -> Task {
         attempt: 0,
         spent: 0,
         retried: 0,
+        traceparent: longshore::model::Traceparent::parse(
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        )
+        .map(Arc::new),
         state: TaskState::Pending { since: Time(4), not_before: None, reason: Some("lost".into()) },
         extra: Default::default(),
     }
