@@ -38,7 +38,7 @@ pub(super) struct StatusView {
     /// The table's id, and the last committed turn of it.
     table: String,
     turn: u64,
-    /// Turns this replica is behind.
+    /// Turns that stand in the table and that this replica has not applied, as of the last one it heard of.
     lag: u64,
     /// Log time of the last committed turn, in RFC 3339.
     at: String,
@@ -85,6 +85,7 @@ pub(super) struct CountsView {
 pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<Json<StatusView>, Problem> {
     asked.only(&[])?;
     let status = app.context.handle.status();
+    let lag = app.context.handle.lag();
     Ok(Json(app.context.handle.view().read(|rows| StatusView {
         replica: status.replica.to_string(),
         role: if status.role == Role::Leading { "leader" } else { "follower" },
@@ -93,7 +94,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
         version: env!("CARGO_PKG_VERSION"),
         table: rows.table.to_string(),
         turn: rows.turn(),
-        lag: status.turn.saturating_sub(rows.turn()),
+        lag,
         at: rows.now().rfc3339(),
         frozen: rows.pool().frozen.as_ref().map(|why| why.to_string()),
         paused_since: rows.pool().paused_since.map(Time::rfc3339),
@@ -166,8 +167,10 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Prob
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.context.handle.status();
     let board = app.context.board.as_ref();
+    let lag = app.context.handle.lag();
     let gauges = app.context.handle.view().read(|rows| Gauges {
         leader: status.role == Role::Leading,
+        lag,
         table_trouble: status.trouble.is_some(),
         windows: credit(rows, &status, board)
             .into_iter()

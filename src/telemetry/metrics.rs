@@ -54,6 +54,8 @@ pub struct Gauges {
     pub runners: [u64; RunnerState::ALL.len()],
     /// The last turn this replica has.
     pub turn: u64,
+    /// Turns the table is known to have beyond that one.
+    pub lag: u64,
     pub leader: bool,
     pub frozen: bool,
     /// Whether an operator has paused the pool.
@@ -225,6 +227,7 @@ impl Metrics {
         self.set(&catalogue::HELD_SLOTS, &[], now.held_slots as f64);
         self.set(&catalogue::CAPACITY_SLOTS, &[], now.capacity_slots as f64);
         self.set(&catalogue::TURN, &[], now.turn as f64);
+        self.set(&catalogue::LAG, &[], now.lag as f64);
         self.set(&catalogue::LEADER, &[], f64::from(u8::from(now.leader)));
         self.set(&catalogue::FROZEN, &[], f64::from(u8::from(now.frozen)));
         self.set(&catalogue::PAUSED, &[], f64::from(u8::from(now.paused)));

@@ -1,6 +1,7 @@
 //! The laws every table keeps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
@@ -249,6 +250,23 @@ pub(crate) async fn following_waits_for_the_next_turn<F: Fixture>() {
     let (followed, committed) = tokio::join!(stream.next(), commit);
     assert_eq!(followed, Some(Follow::Turn(committed)));
     assert!(stream.next().now_or_never().is_none());
+}
+
+pub(crate) async fn who_has_read_one_turn_knows_how_many_are_left<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let leader = fixture.writer().await;
+    // More than is read ahead of whoever follows.
+    Leader::number(1).commits(&*leader, 150).await;
+    let table = fixture.writer().await;
+    let mut newest = table.newest();
+    let mut stream = table.follow(0).await.unwrap();
+    assert!(matches!(stream.next().await, Some(Follow::Turn(turn)) if turn.number == 1));
+    let known = newest.wait_for(|newest| *newest == 150);
+    tokio::time::timeout(Duration::from_secs(10), known).await.expect("it is told").unwrap();
+    for number in 2..=150 {
+        assert!(matches!(stream.next().await, Some(Follow::Turn(turn)) if turn.number == number));
+    }
+    assert_eq!(*newest.borrow(), 150);
 }
 
 pub(crate) async fn following_from_before_the_log_is_behind_and_never_a_gap<F: Fixture>() {
