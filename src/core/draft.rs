@@ -154,7 +154,7 @@ impl<'a> Draft<'a> {
 
     /// Puts what holds for the whole pool; a pool of which there is nothing to say has no row.
     pub fn put_pool(&mut self, pool: Pool) {
-        if pool == (Pool { frozen: None, unsafe_since: None }) {
+        if pool == Pool::default() {
             return self.delete(Key::Pool);
         }
         self.put(Row::Pool(pool));
@@ -261,6 +261,8 @@ impl<'a> Draft<'a> {
 
 /// What JSON writes around a text in a list or a map, in bytes.
 const AROUND: usize = 8;
+/// A `traceparent` in a task's row.
+const TRACE_BYTES: usize = 80;
 
 /// The bytes of the texts in a task's row that may be long or many.
 fn texts_of(task: &Task) -> usize {
@@ -274,7 +276,8 @@ fn texts_of(task: &Task) -> usize {
         // Output is full of characters that JSON writes as several.
         TaskState::Ended(ending) => length(&ending.reason) + 2 * length(&ending.message),
     };
-    said + shapes + texts_of_shape(&task.shape)
+    let trace = if task.traceparent.is_some() { TRACE_BYTES } else { 0 };
+    said + trace + shapes + texts_of_shape(&task.shape)
 }
 
 fn texts_of_shape(shape: &Shape) -> usize {

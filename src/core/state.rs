@@ -45,6 +45,12 @@ impl Window {
         }
     }
 
+    /// Whether nothing is pulled into it while the pool is paused. Jobs of builds are pulled on: a build that runs
+    /// may be waiting for them, and must be able to end.
+    pub fn is_held_by_pause(self) -> bool {
+        self != Window::JobsOfBuilds
+    }
+
     /// The word in status and labels.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -140,7 +146,7 @@ impl State {
             queues: BTreeMap::new(),
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
-            pool: Pool { frozen: None, unsafe_since: None },
+            pool: Pool::default(),
             fleet,
             backlog: Backlog::default(),
             families: Families::default(),
@@ -218,7 +224,7 @@ impl State {
             Row::Runner(runner) => self.put_runner(runner),
             Row::Queue(queue) => {
                 if !queue.paused {
-                    self.wakes.everything(Wake::Queue);
+                    self.wakes.everything(Wake::Unpaused);
                 }
                 self.queues.insert(queue.id.clone(), queue);
             }
@@ -228,7 +234,7 @@ impl State {
             Row::EarlyCancel(cancel) => {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
-            Row::Pool(pool) => self.pool = pool,
+            Row::Pool(pool) => self.put_pool(pool),
         }
     }
 
@@ -264,8 +270,15 @@ impl State {
             Key::EarlyCancel(id) => {
                 self.early_cancels.remove(id);
             }
-            Key::Pool => self.pool = Pool { frozen: None, unsafe_since: None },
+            Key::Pool => self.put_pool(Pool::default()),
         }
+    }
+
+    fn put_pool(&mut self, pool: Pool) {
+        if self.pool.is_paused() && !pool.is_paused() {
+            self.wakes.everything(Wake::Unpaused);
+        }
+        self.pool = pool;
     }
 
     fn put_task(&mut self, mut task: Arc<Task>) {
@@ -464,17 +477,6 @@ impl State {
     fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
         let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
         (key, Rank::of(task, of_running_build, self.settings.order))
-    }
-
-    /// Whether the task belongs to a build that holds a runner.
-    pub fn is_of_running_build(&self, task: &Task) -> bool {
-        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
-    }
-
-    /// Whether `build` is a build that holds a runner.
-    pub fn is_running_build(&self, build: &TaskId) -> bool {
-        self.task(build.as_str())
-            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
     }
 }
 

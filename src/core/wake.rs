@@ -19,8 +19,8 @@ pub enum Wake {
     End,
     /// A runner registered, grew, was resumed or drains.
     Runner,
-    /// A queue was unpaused.
-    Queue,
+    /// A queue or the pool was unpaused.
+    Unpaused,
     /// A runner that refused a task may be asked again.
     RefusalOver,
     /// A build started: its jobs go before others.

@@ -69,6 +69,8 @@ pub enum Fact {
     QueueUnpaused {
         queue: QueueId,
     },
+    PoolPaused,
+    PoolUnpaused,
     CancelRemembered {
         id: TaskId,
     },

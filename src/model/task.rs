@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, time::span};
+use super::{BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Traceparent, time::span};
 
 /// The small row of a task. The body it was submitted with stands in a row of its own beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct Task {
     /// How many of `retries` are spent.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub retried: u32,
+    /// The trace it belongs to, if its producer said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Arc<Traceparent>>,
     pub state: TaskState,
     /// Fields a newer version wrote; kept as they are.
     #[serde(flatten)]
@@ -266,6 +269,7 @@ pub struct NewTask {
     pub jobs: Arc<[Arc<Shape>]>,
     pub limits: Arc<Limits>,
     pub content: Uuid,
+    pub traceparent: Option<Arc<Traceparent>>,
     /// The task as submitted, as JSON: what its runner gets.
     pub body: Arc<str>,
 }

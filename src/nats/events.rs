@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use async_nats::header::{HeaderMap, HeaderName};
+use rustc_hash::FxHashMap;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use crate::model::{Fact, Lifecycle};
+use crate::model::{Change, Fact, Lifecycle, Row, TaskId, Traceparent, TurnRecord};
 use crate::wire::event::write_lifecycle;
 
 /// Starts to tell.
@@ -23,9 +24,10 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
             };
             match turn {
                 Ok(turn) => {
+                    let traces = traces(&turn);
                     for fact in &turn.facts {
                         if let Fact::Task(event) = fact {
-                            tell(&context, event).await;
+                            tell(&context, event, traces.get(&event.id).copied()).await;
                         }
                     }
                 }
@@ -38,12 +40,24 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
     });
 }
 
-async fn tell(context: &Context, event: &Lifecycle) {
+/// The traces of the tasks that entered a state in a turn: each has its row there.
+fn traces(turn: &TurnRecord) -> FxHashMap<&TaskId, &Traceparent> {
+    let rows = turn.changes.iter().filter_map(|change| match change {
+        Change::Put(Row::Task(task)) => Some((&task.id, &**task.traceparent.as_ref()?)),
+        _ => None,
+    });
+    rows.collect()
+}
+
+async fn tell(context: &Context, event: &Lifecycle, trace: Option<&Traceparent>) {
     let subject = context.names.event(event.kind, event.state, &event.queue);
     let body = write_lifecycle(event);
+    let mut headers = headers(context, event);
+    if let Some(trace) = trace {
+        headers.insert(Traceparent::NAME, trace.to_string().as_str());
+    }
     // Best effort, as promised.
-    let _ =
-        context.connection.client.publish_with_headers(subject, headers(context, event), body.into()).await;
+    let _ = context.connection.client.publish_with_headers(subject, headers, body.into()).await;
 }
 
 /// The attributes of CloudEvents 1.0 in binary mode.

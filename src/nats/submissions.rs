@@ -14,7 +14,7 @@ use super::letters;
 use super::pull::{LOOK, Pulse, Source, Taker, untroubled};
 use crate::core::input::{Command, Input};
 use crate::core::state::Window;
-use crate::model::QueueId;
+use crate::model::{QueueId, Traceparent};
 use crate::runtime::credit::{Credit, Level, Reason};
 use crate::wire::command::read_cancel;
 use crate::wire::subject::Submitting;
@@ -92,9 +92,11 @@ impl WindowTaker {
             let counts = state.counts();
             let pending = counts.pending.get(&self.window).copied().unwrap_or(0);
             let queued = counts.queued.iter().filter(|((window, _), _)| *window == self.window);
+            let held = state.pool().is_paused() && self.window.is_held_by_pause();
+            let left = state.settings.window.saturating_sub(pending + on_the_way);
             Room {
                 window: state.settings.window,
-                left: state.settings.window.saturating_sub(pending + on_the_way),
+                left: if held { 0 } else { left },
                 share: state.settings.window_share,
                 queued: queued.map(|((_, queue), count)| (queue.clone(), count + on_the_way)).collect(),
                 on_the_way,
@@ -215,7 +217,11 @@ fn read(context: &Context, message: &Message) -> Result<(Vec<Input>, Vec<String>
     let sequence =
         message.info().map_err(|why| format!("it has no place in the stream: {why}"))?.stream_sequence;
     let outside = match context.names.submitting(subject) {
-        Some(Submitting::Tasks { kind, queue, build }) => Outside { kind, queue: Some(queue), build },
+        Some(Submitting::Tasks { kind, queue, build }) => {
+            let said = message.headers.as_ref().and_then(|headers| headers.get(Traceparent::NAME));
+            let traceparent = said.and_then(|said| Traceparent::parse(said.as_str()));
+            Outside { kind, queue: Some(queue), build, traceparent }
+        }
         _ => return Err(format!("subject {subject:?} has a part that is no name")),
     };
     let body =

@@ -47,6 +47,7 @@ fn new_task(name: &str, kind: Kind) -> TaskBuilder {
         jobs: Arc::new([]),
         limits: Arc::new(limits),
         content: Uuid::from_u128(1),
+        traceparent: None,
         body: format!("{{\"id\":\"{name}\"}}").into(),
     })
 }

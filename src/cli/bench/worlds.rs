@@ -60,6 +60,7 @@ pub fn submission(number: usize, body: usize) -> NewTask {
         jobs: Arc::from([]),
         limits: Arc::new(limits(IfUnplaceable::Hold)),
         content: Uuid::nil(),
+        traceparent: None,
         body: "x".repeat(body).into(),
     }
 }
@@ -145,6 +146,7 @@ fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
         attempt: 0,
         spent: 0,
         retried: 0,
+        traceparent: None,
         state: TaskState::Pending { since: Time(0), not_before: None, reason: None },
         extra: Default::default(),
     }

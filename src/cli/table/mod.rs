@@ -241,9 +241,10 @@ fn about(row: &Row) -> String {
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
-        Row::Pool(pool) => match &pool.frozen {
-            Some(why) => format!("frozen: {why}"),
-            None => "in order".to_owned(),
+        Row::Pool(pool) => match (&pool.frozen, pool.paused_since) {
+            (Some(why), _) => format!("frozen: {why}"),
+            (None, Some(since)) => format!("paused since {since}"),
+            (None, None) => "in order".to_owned(),
         },
     }
 }

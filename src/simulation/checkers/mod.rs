@@ -1,12 +1,13 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity`, `promises` and `pace` read what producers were told or asked, the marks the work
+//! Law: `ownership`, `capacity`, `promises`, `pace` and `pause` read what producers were told or asked, the marks the work
 //! itself wrote down, how machines truly are, and the facts of committed turns, never a row. `tables` compares states with each other and with their
 //! own rows.
 
 mod capacity;
 mod ownership;
 mod pace;
+mod pause;
 mod promises;
 mod tables;
 
@@ -48,6 +49,7 @@ pub(crate) struct Checkers {
     promises: promises::Promises,
     tables: tables::Tables,
     pace: pace::Pace,
+    pause: pause::Pause,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -60,6 +62,7 @@ impl Checkers {
             capacity: capacity::Capacity::default(),
             promises: promises::Promises::default(),
             pace: pace::Pace::new(settings.clone()),
+            pause: pause::Pause::default(),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -122,6 +125,7 @@ impl Checkers {
 
     /// A submission reached the inbox.
     pub fn submitted(&mut self, task: &Arc<NewTask>) {
+        self.pause.submitted(task);
         if task.shape.kind == Kind::Job {
             self.pace.submitted(task);
         }
@@ -179,6 +183,8 @@ impl Checkers {
         self.note(now, "tables", found);
         for fact in &turn.facts {
             self.pace.said(fact);
+            let found = self.pause.said(fact);
+            self.note(now, "pause", found);
             match fact {
                 Fact::Task(lifecycle) => {
                     let placed = lifecycle.state == LifecycleState::Assigned;
