@@ -156,9 +156,15 @@ fn what_waits_says_why_and_can_be_cancelled() {
     assert_eq!(server.wait_until("t1", "ended")["outcome"], "cancelled");
     assert_eq!(code(&server.run(["cancel", "t1"])), 1, "it has ended already");
 
-    for command in
-        [&["resume", "r1"][..], &["drain", "r1"], &["pause"], &["unpause", "default"], &["unfreeze"]]
-    {
+    for command in [
+        &["resume", "r1"][..],
+        &["drain", "r1"],
+        &["pause"],
+        &["unpause"],
+        &["pause", "q"],
+        &["unpause", "q"],
+        &["unfreeze"],
+    ] {
         server.json(command);
     }
     for command in [&["ps"][..], &["runners"], &["runners", "r1"], &["why", "t1"]] {

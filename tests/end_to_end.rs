@@ -149,3 +149,28 @@ fn the_demo_ends_as_it_should() {
     assert!(told["tasks"].as_array().expect("a list").len() > 70);
     assert_eq!(text(&output.stderr), "", "nothing went wrong");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trace_of_whoever_submits_a_build_reaches_the_work_of_its_jobs() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    let server = Server::start(&dir.join("data"));
+    let _r1 = runner(&server.url, "r1", dir, &["--cpu", "4"]);
+    server.wait_for_runners(1);
+    let longshore_itself = longshore().get_program().to_str().expect("text").to_owned();
+    let job = format!("echo $LONGSHORE_TASK $TRACEPARENT > '{}/traced'", dir.display());
+    let command =
+        json!([longshore_itself, "submit", "--wait", "--id", "job", "--build", "b1", "--", "sh", "-c", job]);
+    let build = json!({
+        "id": "b1", "kind": "build", "resources": {"cpu": 1, "memory": "64MiB"}, "spec": {"command": command},
+    });
+    let file = dir.join("build.json");
+    std::fs::write(&file, build.to_string()).expect("the directory can be written");
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut submit = longshore();
+    submit.args(["submit", "--wait", "--url", &server.url]).arg(&file).env("TRACEPARENT", trace);
+    let sent = submit.output().expect("it runs");
+    assert!(sent.status.success(), "{}{}", text(&sent.stdout), text(&sent.stderr));
+    let traced = std::fs::read_to_string(dir.join("traced")).expect("the job has run");
+    assert_eq!(traced.trim(), format!("job {trace}"));
+}

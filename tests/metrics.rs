@@ -90,6 +90,8 @@ fn everything() -> Vec<Fact> {
         Fact::ClassForgotten { class: id("large") },
         Fact::QueuePaused { queue: id("default") },
         Fact::QueueUnpaused { queue: id("default") },
+        Fact::PoolPaused,
+        Fact::PoolUnpaused,
         Fact::CancelRemembered { id: id("t8") },
         Fact::BuildsUnsafe { build: id("b1") },
         Fact::BuildsSafe,

@@ -156,7 +156,9 @@ async fn every_command_works_with_a_replica_that_does_not_lead() {
         assert_eq!(server.wait_until(task, "ended")["outcome"], "cancelled");
     }
     assert_eq!(server.run(["cancel", "t1"]).status.code(), Some(1), "it has ended already");
-    for command in [&["resume", "r1"][..], &["drain", "r1"], &["resume", "r1"], &["pause"], &["unpause"]] {
+    for command in
+        [&["resume", "r1"][..], &["drain", "r1"], &["resume", "r1"], &["pause", "q"], &["unpause", "q"]]
+    {
         server.json(command);
     }
     assert_eq!(server.run(["hold", "nobody"]).status.code(), Some(1));

@@ -14,6 +14,7 @@ mod nats_weather {
     mod gone;
     mod judge;
     mod leaders;
+    mod operator;
     mod pool;
     mod producer;
     mod puppet;
@@ -21,5 +22,6 @@ mod nats_weather {
     mod runners;
     mod sieve;
     mod steps;
+    mod traces;
     mod words;
 }

@@ -97,6 +97,16 @@ async fn work_is_told_who_it_is_and_runs_in_its_workdir() {
 }
 
 #[tokio::test]
+async fn work_is_told_its_trace_unless_its_own_environment_names_one() {
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let traced = || WorkOrder { traceparent: Traceparent::parse(trace), ..sh("echo $TRACEPARENT") };
+    assert_eq!(text(&end_of(traced()).await), trace);
+    let own = WorkOrder { env: [("TRACEPARENT".to_owned(), "mine".to_owned())].into(), ..traced() };
+    assert_eq!(text(&end_of(own).await), "mine");
+    assert_eq!(text(&end_of(sh("echo ${TRACEPARENT-none}")).await), "none");
+}
+
+#[tokio::test]
 async fn what_cannot_be_started_says_why() {
     let no_program = WorkOrder { command: vec!["no-such-program".to_owned()], ..WorkOrder::default() };
     assert_eq!(not_started(no_program).await, "start no-such-program: no such program on this runner");

@@ -68,6 +68,23 @@ fn an_end_report_survives_a_restart_until_it_was_taken() {
 }
 
 #[test]
+fn numbers_begin_anew_once_everything_was_taken() {
+    let directory = TempDir::new().expect("a directory");
+    let (outbox, _) = open(&directory);
+    let kept = |number, id: &str| Keep::Report { number, report: ended(id, "1.4.0") };
+    outbox
+        .write(&[kept(1, "t1"), kept(2, "t2"), Keep::Forget { through: 2 }])
+        .expect("it is kept and dropped");
+    drop(outbox);
+
+    let (outbox, left) = open(&directory);
+    assert_eq!(left.restored.reports, []);
+    outbox.write(&[kept(1, "t3")]).expect("it is kept");
+    drop(outbox);
+    assert_eq!(open(&directory).1.restored.reports, [(1, ended("t3", "1.4.0"))]);
+}
+
+#[test]
 fn a_second_runner_on_the_same_directory_is_told_so() {
     let directory = TempDir::new().expect("a directory");
     let _first = open(&directory);

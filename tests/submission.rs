@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore::core::settings::Settings;
-use longshore::model::{IfUnplaceable, Kind, NewTask, Resources, Time};
-use longshore::wire::submission::{BodyError, Refused, read_submissions};
+use longshore::model::{IfUnplaceable, Kind, NewTask, Resources, Time, Traceparent};
+use longshore::wire::submission::{BodyError, Outside, Refused, read_body_from, read_submissions};
 use serde_json::{Value, json};
 
 fn read_all(body: impl AsRef<[u8]>) -> Result<Vec<Result<Arc<NewTask>, Refused>>, BodyError> {
@@ -86,6 +86,34 @@ fn the_same_content_has_the_same_hash_whatever_the_order_of_its_fields() {
     let other = read(r#"{"id": "t1", "spec": {"b": 1, "a": 3}}"#);
     assert_eq!((first.content, &first.body), (again.content, &again.body));
     assert_ne!(first.content, other.content);
+}
+
+#[test]
+fn a_tasks_own_trace_goes_before_that_of_its_message_and_what_is_none_is_left_out() {
+    const OUTSIDE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const OWN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let read = |own: Value, outside: Option<&str>| {
+        let traceparent = outside.and_then(Traceparent::parse);
+        let outside = Outside { traceparent, ..Outside::of_kind(Kind::Job) };
+        let body = json!({"id": "t1", "traceparent": own}).to_string();
+        let body = read_body_from(body.as_bytes(), &outside, &Settings::default()).expect("a body");
+        body.tasks.into_iter().next().expect("one").expect("a task")
+    };
+    let plain = task(json!({"id": "t1"}));
+    for (own, outside, kept) in [
+        (json!(OWN), Some(OUTSIDE), Some(OWN)),
+        (json!(OWN), None, Some(OWN)),
+        (Value::Null, Some(OUTSIDE), Some(OUTSIDE)),
+        (json!("00-xyz"), Some(OUTSIDE), Some(OUTSIDE)),
+        (json!("00-xyz"), None, None),
+        (json!({"trace": 7}), Some("00-xyz"), None),
+    ] {
+        let read = read(own, outside);
+        assert_eq!(read.traceparent.as_ref().map(|trace| trace.to_string()).as_deref(), kept);
+        let body: Value = serde_json::from_str(&read.body).expect("JSON");
+        assert_eq!(body.get("traceparent").and_then(Value::as_str), kept, "its runner gets it");
+        assert_eq!(read.content, plain.content, "it is the same task, for whatever reason it is submitted");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use tokio::sync::watch;
 
 use super::MemoryTable;
 use crate::model::TurnRecord;
@@ -157,6 +158,10 @@ impl Table for FaultyTable {
 
     async fn follow(&self, after: u64) -> Result<BoxStream<'static, Follow>, TableError> {
         self.table.follow(after).await
+    }
+
+    fn newest(&self) -> watch::Receiver<u64> {
+        self.table.newest()
     }
 
     async fn compact(&self) -> Result<(), TableError> {

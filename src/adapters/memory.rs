@@ -225,6 +225,10 @@ impl Table for MemoryTable {
         }))
     }
 
+    fn newest(&self) -> watch::Receiver<u64> {
+        self.shared.news.subscribe()
+    }
+
     async fn compact(&self) -> Result<(), TableError> {
         self.compact_log();
         Ok(())

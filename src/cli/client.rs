@@ -7,12 +7,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, Problem};
+use crate::model::Traceparent;
 
 /// How long a server that was reached before may be away, or busy, until a command gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +53,8 @@ impl Client {
             "https" => return Err(wrong("asks for TLS, which this version does not speak")),
             other => return Err(wrong(&format!("has the scheme {other:?}"))),
         }
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build();
+        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
+        let http = http.default_headers(trace()).build();
         let http = http.map_err(|why| Failure::Broken(format!("prepare requests: {why}")))?;
         Ok(Self { url: url.trim_end_matches('/').to_owned(), http, reached: AtomicBool::new(false) })
     }
@@ -168,6 +170,14 @@ impl Client {
 fn is_busy(status: StatusCode, problem: &Problem) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
         && problem.code != "frozen"
+}
+
+/// The trace this process was started for: what a build submits belongs to the build's.
+fn trace() -> HeaderMap {
+    let said = std::env::var(Traceparent::VARIABLE).ok();
+    let trace = said.and_then(|said| Traceparent::parse(&said)).map(|trace| trace.to_string());
+    let header = trace.and_then(|trace| HeaderValue::from_str(&trace).ok());
+    header.map(|value| (HeaderName::from_static(Traceparent::NAME), value)).into_iter().collect()
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

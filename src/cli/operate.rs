@@ -40,22 +40,20 @@ pub(super) struct Resume {
     remote: Remote,
 }
 
-/// Start nothing from a queue; what runs runs on
+/// Start nothing new, from one queue or in the whole pool; what runs runs on
 #[derive(Debug, Args)]
 pub(super) struct Pause {
-    /// The queue
-    #[arg(default_value = "default")]
-    queue: String,
+    /// The queue; without one, the whole pool
+    queue: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// Start work from a paused queue again
+/// Start work again, from a paused queue or in a paused pool
 #[derive(Debug, Args)]
 pub(super) struct Unpause {
-    /// The queue
-    #[arg(default_value = "default")]
-    queue: String,
+    /// The queue; without one, the whole pool
+    queue: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -100,6 +98,10 @@ impl Resume {
 impl Pause {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Self { queue, remote } = self;
+        let Some(queue) = queue else {
+            let done = "the pool is paused, all of it; `longshore unpause` ends that";
+            return say(&remote, "/v1/pause", None, done).await;
+        };
         let done = format!("queue {queue} is paused; `longshore unpause {queue}` ends that");
         say(&remote, &format!("/v1/queues/{queue}/pause"), None, &done).await
     }
@@ -108,6 +110,10 @@ impl Pause {
 impl Unpause {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Self { queue, remote } = self;
+        let Some(queue) = queue else {
+            let done = "the pool is open; a queue that was paused by itself stays so";
+            return say(&remote, "/v1/resume", None, done).await;
+        };
         say(&remote, &format!("/v1/queues/{queue}/resume"), None, &format!("queue {queue} is open")).await
     }
 }

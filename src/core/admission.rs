@@ -65,6 +65,7 @@ fn pending(draft: &mut Draft, new: &NewTask) -> Task {
         attempt: 0,
         spent: 0,
         retried: 0,
+        traceparent: new.traceparent.clone(),
         state: TaskState::Pending { since: draft.now, not_before: new.limits.not_before, reason: None },
         extra: Default::default(),
     };

@@ -23,6 +23,8 @@ pub(super) fn command(draft: &mut Draft, command: &Command) -> Commanded {
         Command::ResumeRunner { runner } => stand(draft, runner, Standing::Ready),
         Command::PauseQueue { queue } => pause(draft, queue, true),
         Command::UnpauseQueue { queue } => pause(draft, queue, false),
+        Command::PausePool => pause_pool(draft, true),
+        Command::UnpausePool => pause_pool(draft, false),
         Command::Unfreeze => unfreeze(draft),
     }
 }
@@ -88,6 +90,17 @@ fn pause(draft: &mut Draft, queue: &QueueId, paused: bool) -> Commanded {
     draft.put(Row::Queue(Queue { id: queue.clone(), paused, since: draft.now }));
     let queue = queue.clone();
     draft.fact(if paused { Fact::QueuePaused { queue } } else { Fact::QueueUnpaused { queue } });
+    Commanded::Done
+}
+
+fn pause_pool(draft: &mut Draft, paused: bool) -> Commanded {
+    if draft.state.pool().is_paused() == paused {
+        return Commanded::Unchanged;
+    }
+    let mut pool = draft.state.pool().clone();
+    pool.paused_since = paused.then_some(draft.now);
+    draft.put_pool(pool);
+    draft.fact(if paused { Fact::PoolPaused } else { Fact::PoolUnpaused });
     Commanded::Done
 }
 

@@ -158,7 +158,7 @@ impl<'a> Draft<'a> {
 
     /// Puts what holds for the whole pool; a pool of which there is nothing to say has no row.
     pub fn put_pool(&mut self, pool: Pool) {
-        if pool == (Pool { frozen: None, unsafe_since: None }) {
+        if pool == Pool::default() {
             return self.delete(Key::Pool);
         }
         self.put(Row::Pool(pool));
@@ -266,6 +266,8 @@ impl<'a> Draft<'a> {
 
 /// What JSON writes around a text in a list or a map, in bytes.
 const AROUND: usize = 8;
+/// A `traceparent` in a task's row.
+const TRACE_BYTES: usize = 80;
 
 /// The bytes of the texts in a task's row that may be long or many.
 fn texts_of(task: &Task) -> usize {
@@ -279,7 +281,8 @@ fn texts_of(task: &Task) -> usize {
         // Output is full of characters that JSON writes as several.
         TaskState::Ended(ending) => length(&ending.reason) + 2 * length(&ending.message),
     };
-    said + shapes + texts_of_shape(&task.shape) + texts_of_artifacts(task)
+    let trace = if task.traceparent.is_some() { TRACE_BYTES } else { 0 };
+    said + trace + shapes + texts_of_shape(&task.shape) + texts_of_artifacts(task)
 }
 
 fn texts_of_artifacts(task: &Task) -> usize {

@@ -115,6 +115,9 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
     if let Some(frozen) = &state.pool().frozen {
         reasons.push(format!("the pool is frozen: {frozen}"));
     }
+    if state.pool().is_paused() && !state.is_of_running_build(task) {
+        reasons.push("the pool is paused".to_owned());
+    }
     if state.is_paused(&task.shape.queue) {
         reasons.push(format!("queue {} is paused", task.shape.queue));
     }
@@ -206,7 +209,7 @@ pub fn idle(state: &State, seat: &Seat) -> String {
     let mut first: Option<(String, Misfit)> = None;
     for (key, line) in state.backlog().lines() {
         let Some(task) = line.first().and_then(|rank| state.waiting(key, *rank)) else { continue };
-        if state.is_paused(&key.shape.queue) {
+        if !state.is_open(key) {
             continue;
         }
         match misfit(state, task, seat) {
@@ -219,6 +222,7 @@ pub fn idle(state: &State, seat: &Seat) -> String {
     }
     match first {
         Some((task, misfit)) => format!("nothing that waits fits; the closest is {task}: {misfit}"),
+        None if state.pool().is_paused() => "the pool is paused".to_owned(),
         None => "every queue with waiting tasks is paused".to_owned(),
     }
 }

@@ -64,6 +64,9 @@ pub enum Command {
     UnpauseQueue {
         queue: QueueId,
     },
+    /// Nothing new is pulled or placed in the whole pool until [`Command::UnpausePool`].
+    PausePool,
+    UnpausePool,
     Unfreeze,
 }
 

@@ -60,6 +60,7 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
         counts.pending.retain(|_, count| *count > 0);
         counts
     };
+    differs("what holds for the pool", fresh.pool == state.pool);
     differs("the counts", counts(&fresh) == counts(state));
 }
 

@@ -192,13 +192,12 @@ fn plan_prospect(
 
 fn woken_lines(state: &State, wakes: &Wakes, all: bool) -> Vec<Line> {
     let line = |key: &LineKey, scope| Line { key: key.clone(), scope, profiles: None, passed: None };
-    let is_open = |key: &LineKey| !state.is_paused(&key.shape.queue);
     if all || !wakes.runners.is_empty() {
         let scope = |key| if all || wakes.lines.contains_key(key) { Scope::All } else { Scope::Woken };
-        let keys = state.backlog().lines().map(|(key, _)| key).filter(|key| is_open(key));
+        let keys = state.backlog().lines().map(|(key, _)| key).filter(|key| state.is_open(key));
         return keys.map(|key| line(key, scope(key))).collect();
     }
-    wakes.lines.keys().filter(|key| is_open(key)).map(|key| line(key, Scope::All)).collect()
+    wakes.lines.keys().filter(|key| state.is_open(key)).map(|key| line(key, Scope::All)).collect()
 }
 
 fn find_runner(

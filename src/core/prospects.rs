@@ -74,7 +74,7 @@ impl Prospects {
             let (line, rank) = state.place_of(task);
             for tier in [Tier::Cached, Tier::Dependency] {
                 let reached = tier == Tier::Cached || step >= Step::Dependencies;
-                if reached && !wanted(task, tier).is_empty() && !state.is_paused(&line.shape.queue) {
+                if reached && !wanted(task, tier).is_empty() && state.is_open(&line) {
                     prospects.enter(rank.at(tier), Source::Task { line: line.clone(), rank, tier });
                 }
             }
@@ -138,7 +138,7 @@ impl Prospects {
             state.artifacts.relist(runner, artifact, first);
         }
         for (group, rank) in groups {
-            if !state.is_paused(&group.line.shape.queue) {
+            if state.is_open(&group.line) {
                 self.enter(rank.at(group.tier), Source::Group { group, passed: None });
             }
         }

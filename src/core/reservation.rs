@@ -239,7 +239,7 @@ fn is_wanted(state: &State, kept: &Reservation) -> bool {
     let Some(task) = state.task(kept.task.as_str()).filter(|task| task.is_pending()) else { return false };
     let (key, rank) = state.place_of(task);
     state.backlog().has(&key, rank)
-        && !state.is_paused(&task.shape.queue)
+        && state.is_open(&key)
         && state.fleet().get(&kept.runner).is_some_and(|seat| able(state, task, seat))
 }
 

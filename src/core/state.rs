@@ -49,6 +49,12 @@ impl Window {
         }
     }
 
+    /// Whether nothing is pulled into it while the pool is paused. Jobs of builds are pulled on: a build that runs
+    /// may be waiting for them, and must be able to end.
+    pub fn is_held_by_pause(self) -> bool {
+        self != Window::JobsOfBuilds
+    }
+
     /// The word in status and labels.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -150,7 +156,7 @@ impl State {
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
             reservations: Reservations::default(),
-            pool: Pool { frozen: None, unsafe_since: None },
+            pool: Pool::default(),
             fleet,
             backlog: Backlog::default(),
             families: Families::default(),
@@ -225,7 +231,7 @@ impl State {
                 if queue.paused {
                     self.review_reservations();
                 } else {
-                    self.wakes.everything(Wake::Queue);
+                    self.wakes.everything(Wake::Unpaused);
                 }
                 self.queues.insert(queue.id.clone(), queue);
             }
@@ -236,7 +242,7 @@ impl State {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
             Row::Reservation(reservation) => self.reservations.put(reservation),
-            Row::Pool(pool) => self.pool = pool,
+            Row::Pool(pool) => self.put_pool(pool),
         }
     }
 
@@ -280,8 +286,17 @@ impl State {
             Key::Reservation(task) => {
                 self.reservations.remove(task);
             }
-            Key::Pool => self.pool = Pool { frozen: None, unsafe_since: None },
+            Key::Pool => self.put_pool(Pool::default()),
         }
+    }
+
+    fn put_pool(&mut self, pool: Pool) {
+        match (self.pool.is_paused(), pool.is_paused()) {
+            (true, false) => self.wakes.everything(Wake::Unpaused),
+            (false, true) => self.review_reservations(),
+            _ => {}
+        }
+        self.pool = pool;
     }
 
     fn put_task(&mut self, mut task: Arc<Task>) {

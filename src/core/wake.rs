@@ -23,8 +23,8 @@ pub enum Wake {
     End,
     /// A runner registered, grew, was resumed or drains.
     Runner,
-    /// A queue was unpaused.
-    Queue,
+    /// A queue or the pool was unpaused.
+    Unpaused,
     /// A runner that refused a task may be asked again.
     RefusalOver,
     /// The first task of a line has waited long enough to have a runner kept for it.

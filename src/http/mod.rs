@@ -5,7 +5,7 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`, `artifacts`), what monitoring reads (`status`, `digest`, `events`, `history`).
+//! (`runners`, `queues`, `pool`, `artifacts`), what monitoring reads (`status`, `digest`, `events`, `history`).
 
 mod artifacts;
 mod digest;
@@ -14,6 +14,7 @@ mod fleet;
 mod history;
 mod listing;
 pub mod outbox;
+mod pool;
 mod problem;
 mod queues;
 mod repeats;
@@ -177,6 +178,8 @@ fn commands() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(runners::drain))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
+        .routes(routes!(pool::pause))
+        .routes(routes!(pool::resume))
         .routes(routes!(status::unfreeze))
 }
 

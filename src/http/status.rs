@@ -20,8 +20,8 @@ use crate::core::input::{Answer, Command, Commanded, Input};
 use crate::core::shelves::Live;
 use crate::core::state::Window;
 use crate::model::{Kind, RunnerState, Time};
-use crate::runtime::Role;
 use crate::runtime::credit::{Board, Reason};
+use crate::runtime::{Role, Status};
 use crate::telemetry::Gauges;
 use crate::telemetry::metrics::LiveTasks;
 
@@ -38,12 +38,14 @@ pub(super) struct StatusView {
     /// The table's id, and the last committed turn of it.
     table: String,
     turn: u64,
-    /// Turns this replica is behind.
+    /// Turns that stand in the table and that this replica has not applied, as of the last one it heard of.
     lag: u64,
     /// Log time of the last committed turn, in RFC 3339.
     at: String,
     /// Why nothing is decided, if the pool is frozen.
     frozen: Option<String>,
+    /// Since when an operator has paused the whole pool, if so; in RFC 3339.
+    paused_since: Option<String>,
     /// What is wrong with the table, if anything.
     trouble: Option<String>,
     stopping: bool,
@@ -83,7 +85,7 @@ pub(super) struct CountsView {
 pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<Json<StatusView>, Problem> {
     asked.only(&[])?;
     let status = app.context.handle.status();
-    let troubled = status.trouble.is_some();
+    let lag = app.context.handle.lag();
     Ok(Json(app.context.handle.view().read(|rows| StatusView {
         replica: status.replica.to_string(),
         role: if status.role == Role::Leading { "leader" } else { "follower" },
@@ -92,13 +94,14 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
         version: env!("CARGO_PKG_VERSION"),
         table: rows.table.to_string(),
         turn: rows.turn(),
-        lag: status.turn.saturating_sub(rows.turn()),
+        lag,
         at: rows.now().rfc3339(),
         frozen: rows.pool().frozen.as_ref().map(|why| why.to_string()),
+        paused_since: rows.pool().paused_since.map(Time::rfc3339),
+        credit: credit(rows, &status, app.context.board.as_ref()),
         trouble: status.trouble,
         stopping: status.stopping,
         builds_unsafe: rows.pool().unsafe_since.is_some(),
-        credit: credit(rows, troubled, app.context.board.as_ref()),
         counts: CountsView {
             pending: rows.counts().pending.values().sum(),
             assigned: rows.counts().assigned,
@@ -109,17 +112,21 @@ pub(super) async fn status(State(app): State<Arc<App>>, asked: Asked) -> Result<
     })))
 }
 
-fn credit(rows: &Rows, troubled: bool, board: Option<&Board>) -> Vec<Credit> {
+fn credit(rows: &Rows, status: &Status, board: Option<&Board>) -> Vec<Credit> {
     let window = rows.settings.window;
     let of = |consumer: Window| {
         let pending = rows.counts().pending.get(&consumer).copied().unwrap_or(0);
         let full = pending >= window || rows.counts().body_bytes >= rows.settings.window_bytes;
         let pulled = board.and_then(|board| board.paused(consumer));
-        let reason = match (troubled, full, pulled) {
-            (true, ..) => Some(Reason::Table),
-            (false, _, Some(reason)) => Some(reason),
-            (false, true, None) => Some(Reason::Window),
-            (false, false, None) => None,
+        // Who leads says what its pulls do; who follows, what the leader's will.
+        let follows = board.is_some() && status.role != Role::Leading;
+        let held = follows && consumer.is_held_by_pause() && rows.pool().is_paused();
+        let reason = match (pulled, full) {
+            _ if status.trouble.is_some() => Some(Reason::Table),
+            _ if held => Some(Reason::Operator),
+            (Some(reason), _) => Some(reason),
+            (None, true) => Some(Reason::Window),
+            (None, false) => None,
         };
         let reason = reason.map(Reason::as_str);
         Credit { consumer: consumer.as_str(), paused: reason.is_some(), reason, pending, window }
@@ -160,10 +167,12 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Prob
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.context.handle.status();
     let board = app.context.board.as_ref();
+    let lag = app.context.handle.lag();
     let gauges = app.context.handle.view().read(|rows| Gauges {
         leader: status.role == Role::Leading,
+        lag,
         table_trouble: status.trouble.is_some(),
-        windows: credit(rows, status.trouble.is_some(), board)
+        windows: credit(rows, &status, board)
             .into_iter()
             .map(|window| (window.consumer, window.reason))
             .collect(),
@@ -181,6 +190,7 @@ fn gauges(rows: &Rows, now: Time) -> Gauges {
         turn: rows.turn(),
         frozen: rows.pool().frozen.is_some(),
         kept: rows.reservations().len() as u64,
+        paused: rows.pool().is_paused(),
         builds_unsafe: rows.pool().unsafe_since.is_some(),
         ..Gauges::default()
     };

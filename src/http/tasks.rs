@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -22,11 +22,11 @@ use crate::core::fit::Misfit;
 use crate::core::input::{Answer, Command, Commanded, Input, Submitted};
 use crate::core::{State as Rows, admitted_in, lifecycle};
 use crate::model::{
-    Fact, Id, Kind, Lifecycle, LifecycleState, NewTask, Outcome, Task, TaskId, TaskState, Time,
+    Fact, Id, Kind, Lifecycle, LifecycleState, NewTask, Outcome, Task, TaskId, TaskState, Time, Traceparent,
 };
 use crate::ports::{HistoryQuery, TurnEvents};
 use crate::wire::fields::LONGEST_WORD;
-use crate::wire::submission::{Body, Refused, read_body};
+use crate::wire::submission::{Body, Outside, Refused, read_body_from};
 
 /// A body larger than this is read on a thread of its own, so that short requests do not wait for it.
 const READ_ASIDE: usize = 256 << 10;
@@ -48,6 +48,8 @@ pub(super) struct SubmissionAnswer {
 
 /// Submits one task, a list of tasks, or one task a line.
 #[utoipa::path(post, path = "/v1/tasks", tag = "tasks",
+    params(("traceparent" = Option<String>, Header,
+        description = "The trace the tasks belong to (W3C Trace Context); a task's own `traceparent` goes before it")),
     request_body(content = Object, description = "A task, `{\"tasks\": […]}` of up to 1,000, or NDJSON; 8 MiB"),
     responses(
         (status = 202, description = "What became of each task, in their order", body = [SubmissionAnswer]),
@@ -59,15 +61,18 @@ pub(super) struct SubmissionAnswer {
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
     asked: Asked,
+    headers: HeaderMap,
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
     asked.only(&[])?;
+    let trace = headers.get(Traceparent::NAME).and_then(|said| said.to_str().ok());
+    let outside = Outside { traceparent: trace.and_then(Traceparent::parse), ..Outside::of_kind(Kind::Job) };
     let settings = app.context.settings.clone();
     let read = if body.len() > READ_ASIDE {
-        let reading = tokio::task::spawn_blocking(move || read_body(&body, Kind::Job, &settings));
+        let reading = tokio::task::spawn_blocking(move || read_body_from(&body, &outside, &settings));
         reading.await.expect("reading a body does not panic")?
     } else {
-        read_body(&body, Kind::Job, &settings)?
+        read_body_from(&body, &outside, &settings)?
     };
     let Body { alone, tasks } = read;
     let mut inputs = Vec::with_capacity(tasks.len());

@@ -79,6 +79,8 @@ pub enum Fact {
     QueueUnpaused {
         queue: QueueId,
     },
+    PoolPaused,
+    PoolUnpaused,
     CancelRemembered {
         id: TaskId,
     },

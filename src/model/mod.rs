@@ -15,6 +15,7 @@ pub mod shape;
 pub mod task;
 pub mod time;
 pub mod token;
+pub mod trace;
 pub mod turn;
 pub mod work;
 
@@ -35,5 +36,6 @@ pub use task::{
 };
 pub use time::Time;
 pub use token::Token;
+pub use trace::Traceparent;
 pub use turn::{Change, Head, TurnId, TurnRecord};
 pub use work::WorkOrder;

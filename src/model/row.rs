@@ -130,13 +130,25 @@ pub struct EarlyCancel {
 }
 
 /// What holds for the whole pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// Why nothing is decided any more, if so.
     pub frozen: Option<Arc<str>>,
     /// Since when some running build has had no room for a job of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsafe_since: Option<Time>,
+    /// Since when an operator has paused the whole pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_since: Option<Time>,
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Pool {
+    /// Whether an operator has paused the whole pool: nothing is placed but jobs of running builds.
+    pub fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
+    }
 }
 
 /// Fields of a row that this version does not know; they survive a rewrite.

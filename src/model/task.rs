@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Artifacts, BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Wait, time::span};
+use super::{
+    Artifacts, BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Traceparent, Wait, time::span,
+};
 
 /// The small row of a task. The body it was submitted with stands in a row of its own beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +50,9 @@ pub struct Task {
     /// How many of `retries` are spent.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub retried: u32,
+    /// The trace it belongs to, if its producer said one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Arc<Traceparent>>,
     pub state: TaskState,
     /// Fields a newer version wrote; kept as they are.
     #[serde(flatten)]
@@ -273,6 +278,7 @@ pub struct NewTask {
     pub limits: Arc<Limits>,
     pub artifacts: Option<Arc<Artifacts>>,
     pub content: Uuid,
+    pub traceparent: Option<Arc<Traceparent>>,
     /// The task as submitted, as JSON: what its runner gets.
     pub body: Arc<str>,
 }

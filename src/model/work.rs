@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ArtifactId, BuildId, Resources};
+use super::{ArtifactId, BuildId, Resources, Traceparent};
 
 /// A task as its runner sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -23,6 +23,8 @@ pub struct WorkOrder {
     pub output: Option<ArtifactId>,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// The trace it belongs to.
+    pub traceparent: Option<Traceparent>,
     pub image: Option<Arc<str>>,
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName};
+use rustc_hash::FxHashMap;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use crate::model::{Fact, Lifecycle};
+use crate::model::{Change, Fact, Lifecycle, Row, TaskId, Traceparent, TurnRecord};
 use crate::wire::event::write_lifecycle;
 
 /// Starts to tell.
@@ -23,9 +24,10 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
             };
             match turn {
                 Ok(turn) => {
+                    let traces = traces(&turn);
                     for fact in &turn.facts {
                         if let Fact::Task(event) = fact {
-                            tell(&context, event).await;
+                            tell(&context, event, traces.get(&event.id).copied()).await;
                         }
                     }
                 }
@@ -38,28 +40,47 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
     });
 }
 
-async fn tell(context: &Context, event: &Lifecycle) {
+/// The traces of the tasks that entered a state in a turn: each has its row there.
+fn traces(turn: &TurnRecord) -> FxHashMap<&TaskId, &Traceparent> {
+    let rows = turn.changes.iter().filter_map(|change| match change {
+        Change::Put(Row::Task(task)) => Some((&task.id, &**task.traceparent.as_ref()?)),
+        _ => None,
+    });
+    rows.collect()
+}
+
+async fn tell(context: &Context, event: &Lifecycle, trace: Option<&Traceparent>) {
     let subject = context.names.event(event.kind, event.state, &event.queue);
     let body = write_lifecycle(event);
+    let mut headers = headers(context, event);
+    if let Some(trace) = trace {
+        headers.insert(Traceparent::NAME, trace.to_string().as_str());
+    }
     // Best effort, as promised.
-    let _ =
-        context.connection.client.publish_with_headers(subject, headers(context, event), body.into()).await;
+    let _ = context.connection.client.publish_with_headers(subject, headers, body.into()).await;
 }
 
 /// The attributes of CloudEvents 1.0 in binary mode.
 fn headers(context: &Context, event: &Lifecycle) -> HeaderMap {
+    const SPEC_VERSION: HeaderName = HeaderName::from_static("ce-specversion");
+    const ID: HeaderName = HeaderName::from_static("ce-id");
+    const TYPE: HeaderName = HeaderName::from_static("ce-type");
+    const SOURCE: HeaderName = HeaderName::from_static("ce-source");
+    const TIME: HeaderName = HeaderName::from_static("ce-time");
+    const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
+    const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
     let mut headers = HeaderMap::new();
     let state = event.state.as_str();
     let id = match event.token {
         Some(token) => format!("{}.{token}.{state}", event.id),
         None => format!("{}.{}.{state}", event.id, event.attempt),
     };
-    headers.insert("ce-specversion", "1.0");
-    headers.insert("ce-id", id.as_str());
-    headers.insert("ce-type", format!("longshore.{}.{state}", event.kind).as_str());
-    headers.insert("ce-source", format!("/{}", context.names.prefix()).as_str());
-    headers.insert("ce-time", event.at.rfc3339().as_str());
-    headers.insert("ce-subject", event.id.as_str());
-    headers.insert("content-type", "application/json");
+    headers.insert(SPEC_VERSION, "1.0");
+    headers.insert(ID, id);
+    headers.insert(TYPE, format!("longshore.{}.{state}", event.kind));
+    headers.insert(SOURCE, format!("/{}", context.names.prefix()));
+    headers.insert(TIME, event.at.rfc3339());
+    headers.insert(SUBJECT, event.id.as_str());
+    headers.insert(CONTENT_TYPE, "application/json");
     headers
 }

@@ -4,7 +4,7 @@
 //! leader. What was read from a stream is acknowledged once the turn that took it is committed, handed back where
 //! this replica ceases to lead, and never dropped. Nothing is published to a subject a client has made up.
 //!
-//! Files by topic: what producers send (`pull`, `submissions`, `letters`), what runners report and ask
+//! Files by topic: what producers send (`pull`, `submissions`, `letters`, `pause`), what runners report and ask
 //! (`reports`, `requests`), what the leader says (`assignments`, `events`, `history`); `door` is how any replica
 //! asks whoever leads; `streams` watches that what was promised is still there.
 
@@ -14,6 +14,7 @@ mod door;
 mod events;
 mod history;
 mod letters;
+mod pause;
 pub mod presence;
 mod pull;
 mod reports;
@@ -140,6 +141,7 @@ pub async fn serve(context: Context, inbox: NatsInbox, words: Words, stop: Cance
         let mut duties = JoinSet::new();
         inbox.pulls.begin();
         submissions::start(&mut duties, &context, &inbox.pulls, &leading);
+        pause::start(&mut duties, &context, &leading);
         reports::start(&mut duties, &context, &inbox.pulls, &leading);
         requests::start(&mut duties, &context, &leading);
         events::start(&mut duties, &context, &leading);

@@ -1,5 +1,6 @@
 //! Submissions and cancels: three windows with credit of their own, and cancels, which are never held back.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_nats::jetstream::{AckKind, Message};
@@ -13,6 +14,7 @@ use super::letters;
 use super::pull::{LOOK, Pulse, Source, Taker, untroubled};
 use crate::core::input::{Command, Input};
 use crate::core::state::Window;
+use crate::model::{QueueId, Traceparent};
 use crate::runtime::credit::{Credit, Level, Reason};
 use crate::wire::command::read_cancel;
 use crate::wire::subject::Submitting;
@@ -20,6 +22,8 @@ use crate::wire::submission::{Outside, read_body_from};
 
 /// The most messages of one pull.
 const PULL: usize = 2_000;
+/// How many tasks a message is taken to hold before any was seen.
+const PACK: f64 = 100.0;
 /// Places in the inbox one message takes: more than it has tasks.
 const PLACES: u64 = 1 << 10;
 
@@ -47,7 +51,7 @@ pub(super) fn start(
 
 async fn window_pulls(context: Arc<Context>, window: Window, source: Source, stop: CancellationToken) {
     let belt = Belt::new(&context);
-    let mut taker = WindowTaker { context, window, belt, credit: Arc::default(), pack: 1.0 };
+    let mut taker = WindowTaker { context, window, belt, credit: Arc::default(), pack: PACK };
     source.pull(&mut taker, &stop).await;
     taker.belt.empty().await;
     note(&taker.context, window, None);
@@ -58,31 +62,72 @@ struct WindowTaker {
     window: Window,
     belt: Belt,
     credit: Arc<Mutex<Credit>>,
-    /// Tasks a message holds, as an average: credit is in tasks, pulls are in messages.
+    /// Tasks a message holds: credit is in tasks, pulls are in messages. It follows larger packs at once and
+    /// smaller ones by and by.
     pack: f64,
 }
 
 impl WindowTaker {
-    /// Hands back what a pull brought beyond the window: how much a message holds is only known once it is read.
-    /// Jobs of builds go on: those of running builds pass in any case.
+    /// Hands back what a pull brought beyond the window, or beyond its queue's share of it: how much a message
+    /// holds is only known once it is read. Jobs of builds go on: those of running builds pass in any case.
     async fn within_the_window(&self, chunk: Vec<Taken>) -> Vec<Taken> {
         if self.window == Window::JobsOfBuilds {
             return chunk;
         }
-        let level =
-            self.context.handle.view().read(|state| Level::of(state, self.window, self.context.ahead));
-        let mut room = level.window.saturating_sub(level.pending + self.belt.on_the_way());
+        let mut room = self.room();
         let mut kept = Vec::with_capacity(chunk.len());
         for taken in chunk {
-            // A message that no empty window would take is let through: the core says what is wrong with it.
-            if taken.inputs.len() <= room || taken.inputs.len() > level.window {
-                room = room.saturating_sub(taken.inputs.len());
+            if room.take(&taken) {
                 kept.push(taken);
             } else {
                 acknowledge(&taken.message, AckKind::Nak(Some(NO_ROOM))).await;
             }
         }
         kept
+    }
+
+    fn room(&self) -> Room {
+        let on_the_way = self.belt.on_the_way();
+        self.context.handle.view().read(|state| {
+            let counts = state.counts();
+            let pending = counts.pending.get(&self.window).copied().unwrap_or(0);
+            let queued = counts.queued.iter().filter(|((window, _), _)| *window == self.window);
+            let held = state.pool().is_paused() && self.window.is_held_by_pause();
+            let left = state.settings.window.saturating_sub(pending + on_the_way);
+            Room {
+                window: state.settings.window,
+                left: if held { 0 } else { left },
+                share: state.settings.window_share,
+                queued: queued.map(|((_, queue), count)| (queue.clone(), count + on_the_way)).collect(),
+                on_the_way,
+            }
+        })
+    }
+}
+
+/// What may still go into a window. Which queue what is on its way belongs to is not asked: it counts for each.
+struct Room {
+    window: usize,
+    left: usize,
+    share: usize,
+    queued: BTreeMap<QueueId, usize>,
+    on_the_way: usize,
+}
+
+impl Room {
+    /// Whether a message goes in. One that no empty window would take is let through: the core says what is
+    /// wrong with it.
+    fn take(&mut self, taken: &Taken) -> bool {
+        let tasks = taken.inputs.len();
+        let Some(Input::Submit { task, .. }) = taken.inputs.first() else { return true };
+        let queued = self.queued.entry(task.shape.queue.clone()).or_insert(self.on_the_way);
+        let in_window = tasks <= self.left || tasks > self.window;
+        let in_share = *queued + tasks <= self.share || tasks > self.share;
+        if in_window && in_share {
+            self.left = self.left.saturating_sub(tasks);
+            *queued += tasks;
+        }
+        in_window && in_share
     }
 }
 
@@ -114,7 +159,7 @@ impl Taker for WindowTaker {
         let tasks: usize = chunk.iter().map(|taken| taken.inputs.len()).sum();
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let average = tasks as f64 / count as f64;
-        self.pack = (self.pack * 0.8 + average * 0.2).max(1.0);
+        self.pack = average.max((self.pack + average) / 2.0).max(1.0);
         let chunk = self.within_the_window(chunk).await;
         let credit = self.credit.clone();
         let brought = move |tasks| credit.lock().expect("nobody panics with it").brought(tasks);
@@ -172,7 +217,11 @@ fn read(context: &Context, message: &Message) -> Result<(Vec<Input>, Vec<String>
     let sequence =
         message.info().map_err(|why| format!("it has no place in the stream: {why}"))?.stream_sequence;
     let outside = match context.names.submitting(subject) {
-        Some(Submitting::Tasks { kind, queue, build }) => Outside { kind, queue: Some(queue), build },
+        Some(Submitting::Tasks { kind, queue, build }) => {
+            let said = message.headers.as_ref().and_then(|headers| headers.get(Traceparent::NAME));
+            let traceparent = said.and_then(|said| Traceparent::parse(said.as_str()));
+            Outside { kind, queue: Some(queue), build, traceparent }
+        }
         _ => return Err(format!("subject {subject:?} has a part that is no name")),
     };
     let body =

@@ -55,6 +55,8 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::ClassForgotten { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }
+        | Fact::PoolPaused
+        | Fact::PoolUnpaused
         | Fact::BuildsSafe
         | Fact::SweepFound { .. }
         | Fact::TookOver { .. }

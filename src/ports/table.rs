@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::model::{Head, Row, TurnId, TurnRecord};
@@ -85,6 +86,11 @@ pub trait Table: Send + Sync {
 
     /// All turns after number `after`, then each new one as it is committed.
     async fn follow(&self, after: u64) -> Result<BoxStream<'static, Follow>, TableError>;
+
+    /// The newest turn that is known to stand there, also if nobody who follows was given it yet; 0 as long as
+    /// nothing is known. It is for showing how far behind a reader is, and decides nothing: while nothing is heard
+    /// of the table, it stays what it was.
+    fn newest(&self) -> watch::Receiver<u64>;
 
     /// Drops turns that the snapshot covers, but never the last 1,000.
     async fn compact(&self) -> Result<(), TableError>;

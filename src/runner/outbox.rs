@@ -12,8 +12,10 @@ use super::session::Restored;
 use crate::model::{Held, LastSeen, Report, Reported};
 use crate::wire::message::{Said, read_reports, write_report};
 
-/// Number → the report as JSON.
+/// The last number of those kept at once → a line for each: its number, a space, the report as JSON.
 const REPORTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reports");
+/// The number through which reports were taken, under 0.
+const TAKEN: TableDefinition<'_, u8, u64> = TableDefinition::new("taken");
 /// `id token` → process group, start of its first process.
 const RUNNING: TableDefinition<'_, &str, (i32, u64)> = TableDefinition::new("running");
 /// The table (as two halves of its id) and turn last heard of, under 0.
@@ -65,6 +67,10 @@ impl Keep {
             Keep::Forget { .. } | Keep::Gone(_) => false,
         }
     }
+
+    fn is_start(&self) -> bool {
+        matches!(self, Keep::Report { report, .. } if !matches!(report.what, Reported::End(_)))
+    }
 }
 
 impl Outbox {
@@ -89,6 +95,9 @@ impl Outbox {
     }
 
     fn try_write(&self, batch: &[Keep]) -> Result<(), redb::Error> {
+        if !batch.is_empty() && batch.iter().all(Keep::is_start) {
+            return Ok(());
+        }
         let mut transaction = self.database.begin_write()?;
         if !batch.iter().any(Keep::matters) {
             transaction.set_durability(Durability::None)?;
@@ -97,12 +106,16 @@ impl Outbox {
             let mut reports = transaction.open_table(REPORTS)?;
             let mut running = transaction.open_table(RUNNING)?;
             let mut seen = transaction.open_table(SEEN)?;
+            if let Some((last, lines)) = ends(batch) {
+                reports.insert(last, lines.as_slice())?;
+            }
             for keep in batch {
                 match keep {
-                    Keep::Report { number, report } => {
-                        reports.insert(number, write_report(report).as_slice())?;
+                    Keep::Report { .. } => {}
+                    Keep::Forget { through } => {
+                        reports.retain_in(..=*through, |_, _| false)?;
+                        transaction.open_table(TAKEN)?.insert(0, through)?;
                     }
-                    Keep::Forget { through } => reports.retain_in(..=*through, |_, _| false)?,
                     Keep::Running(held, group) => {
                         running.insert(key(held).as_str(), (group.id, group.started))?;
                     }
@@ -125,17 +138,22 @@ impl Outbox {
         let transaction = self.database.begin_write()?;
         let mut left = Left::default();
         {
-            let reports = transaction.open_table(REPORTS)?;
-            for entry in reports.iter()? {
-                let (number, json) = entry?;
-                match read_reports(json.value(), Said::default()) {
-                    Ok(read) => {
-                        left.restored.reports.extend(read.into_iter().map(|report| (number.value(), report)));
-                    }
-                    Err(why) => {
-                        tracing::error!(number = number.value(), %why, "a kept report was unreadable")
+            let mut taken = transaction.open_table(TAKEN)?;
+            let through = taken.get(0)?.map_or(0, |through| through.value());
+            for entry in transaction.open_table(REPORTS)?.iter()? {
+                let (_, lines) = entry?;
+                for line in lines.value().split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                    match read_line(line) {
+                        Ok(kept) => {
+                            left.restored.reports.extend(kept.filter(|(number, _)| *number > through))
+                        }
+                        Err(why) => tracing::error!(%why, "a kept report was unreadable"),
                     }
                 }
+            }
+            if left.restored.reports.is_empty() {
+                // Numbers begin anew.
+                taken.remove(0)?;
             }
             for entry in transaction.open_table(RUNNING)?.iter()? {
                 let (key, group) = entry?;
@@ -148,9 +166,36 @@ impl Outbox {
                     Some(LastSeen { table: uuid::Uuid::from_u64_pair(high, low), turn });
             }
         }
-        transaction.abort()?;
+        transaction.commit()?;
         Ok(left)
     }
+}
+
+/// The ends in a batch as lines, and the number of the last.
+fn ends(batch: &[Keep]) -> Option<(u64, Vec<u8>)> {
+    let mut lines = Vec::new();
+    let mut last = None;
+    for keep in batch {
+        if let Keep::Report { number, report } = keep
+            && !keep.is_start()
+        {
+            lines.extend_from_slice(number.to_string().as_bytes());
+            lines.push(b' ');
+            lines.extend(write_report(report));
+            lines.push(b'\n');
+            last = last.max(Some(*number));
+        }
+    }
+    last.map(|last| (last, lines))
+}
+
+/// Reads one line of [`ends`].
+fn read_line(line: &[u8]) -> Result<impl Iterator<Item = (u64, Report)>, String> {
+    let text = std::str::from_utf8(line).map_err(|why| why.to_string())?;
+    let (number, json) = text.split_once(' ').ok_or("it has no number")?;
+    let number: u64 = number.parse().map_err(|why: std::num::ParseIntError| why.to_string())?;
+    let read = read_reports(json.as_bytes(), Said::default()).map_err(|why| why.to_string())?;
+    Ok(read.into_iter().map(move |report| (number, report)))
 }
 
 fn broken(doing: &'static str, path: &Path, why: redb::Error) -> OutboxError {

@@ -57,6 +57,8 @@ pub struct Level {
     pub bytes_full: bool,
     /// How many must wait before it is paused for want of capacity.
     pub ahead: usize,
+    /// Whether an operator has paused the pool, and this window with it.
+    pub held: bool,
 }
 
 impl Level {
@@ -72,6 +74,7 @@ impl Level {
             share_left: state.settings.window_share.saturating_sub(queued.max().unwrap_or(0)),
             bytes_full: counts.body_bytes >= state.settings.window_bytes,
             ahead: ahead.unwrap_or_else(|| slots().max(AHEAD_LEAST)),
+            held: state.pool().is_paused() && window.is_held_by_pause(),
         }
     }
 }
@@ -95,6 +98,9 @@ impl Credit {
         now: Duration,
         patient: bool,
     ) -> Result<usize, Reason> {
+        if level.held {
+            return Err(Reason::Operator);
+        }
         let room = level.window.saturating_sub(level.pending + on_the_way);
         if !patient {
             // Their build waits for them: a few always, and the core says which of them have no room.
@@ -181,7 +187,15 @@ mod tests {
     const START: Duration = Duration::ZERO;
 
     fn level(pending: usize) -> Level {
-        Level { pending, ended: 0, window: 1_000, share_left: 1_000, bytes_full: false, ahead: 100 }
+        Level {
+            pending,
+            ended: 0,
+            window: 1_000,
+            share_left: 1_000,
+            bytes_full: false,
+            ahead: 100,
+            held: false,
+        }
     }
 
     #[test]
@@ -243,6 +257,13 @@ mod tests {
         assert!(credit.give(shared, 0, PROBE, true).is_err());
         let moved = Level { share_left: 1, ..level(499) };
         assert!(credit.give(moved, 0, PROBE, true).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_pulled_into_a_window_that_an_operator_holds() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.give(Level { held: true, ..level(0) }, 0, START, true), Err(Reason::Operator));
+        assert_eq!(credit.give(level(0), 0, START, true), Ok(1_000));
     }
 
     #[test]

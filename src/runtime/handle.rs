@@ -116,6 +116,8 @@ pub struct Handle {
     view: View,
     turns: broadcast::Sender<Arc<TurnRecord>>,
     status: watch::Receiver<Status>,
+    /// The newest turn the table is known to have.
+    newest: watch::Receiver<u64>,
     sequence: Arc<AtomicU64>,
 }
 
@@ -125,10 +127,11 @@ impl Handle {
         view: View,
         turns: broadcast::Sender<Arc<TurnRecord>>,
         status: watch::Receiver<Status>,
+        newest: watch::Receiver<u64>,
     ) -> Self {
         let sequence = view.read(|state| state.turn()) << 20;
         let sequence = Arc::new(AtomicU64::new(sequence));
-        Self { door, permits: Arc::new(Semaphore::new(CALLS)), view, turns, status, sequence }
+        Self { door, permits: Arc::new(Semaphore::new(CALLS)), view, turns, status, newest, sequence }
     }
 
     /// Puts inputs through the door and waits until the turns that took them are committed. The answers stand in
@@ -189,8 +192,58 @@ impl Handle {
         self.status.borrow().clone()
     }
 
+    /// How many turns stand in the table, as far as is known, that what is read here does not show yet. Whoever
+    /// leads writes them itself, and is never behind.
+    pub fn lag(&self) -> u64 {
+        if self.status.borrow().role == Role::Leading {
+            return 0;
+        }
+        self.newest.borrow().saturating_sub(self.view.read(State::turn))
+    }
+
     /// A receiver of every change of how the replica stands.
     pub fn status_changes(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Settings;
+    use crate::model::{Head, TurnId};
+
+    #[test]
+    fn who_follows_is_behind_by_what_the_table_has_beyond_what_is_read_here() {
+        let replica = Uuid::from_u128(1);
+        let mut state = State::new(Arc::new(Settings::default()), Uuid::from_u128(7));
+        let mut turn = |number| {
+            let id = TurnId { leader: replica, counter: number };
+            let head = Head { number, id, ..Head::empty() };
+            state = State::load(state.settings.clone(), state.table, head, Vec::new());
+            state.clone()
+        };
+        let view = View::new(turn(3));
+        let (status, statuses) = watch::channel(Status {
+            replica,
+            role: Role::Following,
+            leader: None,
+            turn: 3,
+            trouble: None,
+            stopping: false,
+        });
+        let (newest, known) = watch::channel(0);
+        let (door, _calls) = mpsc::unbounded_channel();
+        let handle = Handle::new(door, view.clone(), broadcast::channel(1).0, statuses, known);
+        assert_eq!(handle.lag(), 0, "nothing is known of the table yet");
+        newest.send_replace(10);
+        assert_eq!(handle.lag(), 7);
+        view.replace(turn(9));
+        assert_eq!(handle.lag(), 1);
+        view.replace(turn(11));
+        assert_eq!(handle.lag(), 0, "it was loaded again, beyond what was followed");
+        newest.send_replace(12);
+        status.send_modify(|status| status.role = Role::Leading);
+        assert_eq!(handle.lag(), 0, "who leads is never behind");
     }
 }

@@ -123,7 +123,7 @@ impl Member {
             stopping: false,
         };
         let (status, statuses) = watch::channel(status);
-        let handle = Handle::new(door, view.clone(), turns.clone(), statuses);
+        let handle = Handle::new(door, view.clone(), turns.clone(), statuses, parts.table.newest());
         let (inbox, outbox) = around(&handle);
         let member = Self {
             table: parts.table,

@@ -121,12 +121,14 @@ impl World {
 
     fn operate(&mut self, runner: RunnerId) {
         let queue = super::producers::named(["default", "fast"][self.random.place(2)]);
-        let command = match self.random.below(6) {
+        let command = match self.random.below(8) {
             0 => Command::HoldRunner { runner, reason: "an operator looks at it".into() },
             1 | 2 => Command::DrainRunner { runner },
             3 => Command::ResumeRunner { runner },
             4 => Command::PauseQueue { queue },
-            _ => Command::UnpauseQueue { queue },
+            5 => Command::UnpauseQueue { queue },
+            6 => Command::PausePool,
+            _ => Command::UnpausePool,
         };
         self.tell(|| format!("an operator asks for {command:?}"));
         self.send_to_leaders(None, &Request::Operator(command));
@@ -165,6 +167,7 @@ impl World {
         let mut commands: Vec<Command> = Vec::new();
         let paused = state.queues().filter(|queue| queue.paused);
         commands.extend(paused.map(|queue| Command::UnpauseQueue { queue: queue.id.clone() }));
+        commands.extend(state.pool().is_paused().then_some(Command::UnpausePool));
         let seats = state.fleet().seats();
         let other = seats.filter(|seat| seat.runner.standing != crate::model::Standing::Ready);
         commands.extend(other.map(|seat| Command::ResumeRunner { runner: seat.runner.id.clone() }));

@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 45] = [
+pub const ALL: [&Metric; 47] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -68,8 +68,10 @@ pub const ALL: [&Metric; 45] = [
     &RUNNERS,
     &KEPT_RUNNERS,
     &TURN,
+    &LAG,
     &LEADER,
     &FROZEN,
+    &PAUSED,
     &TABLE_TROUBLE,
     &BUILDS_UNSAFE,
     &INFO,
@@ -251,9 +253,21 @@ pub const KEPT_RUNNERS: Metric = gauge(
     "Runners now kept for a task that waited too long; at most a quarter of the ready ones.",
 );
 pub const TURN: Metric = gauge("longshore_turn", "turns", &[], "Number of the last turn this replica has.");
+pub const LAG: Metric = gauge(
+    "longshore_lag_turns",
+    "turns",
+    &[],
+    "Turns that are known to stand in the table and that this replica has not applied. Stays near 0; always 0 on the leader.",
+);
 pub const LEADER: Metric = gauge("longshore_leader", "replicas", &[], "1 while this replica takes turns.");
 pub const FROZEN: Metric =
     gauge("longshore_frozen", "pools", &[], "1 while the pool is frozen and nothing is decided.");
+pub const PAUSED: Metric = gauge(
+    "longshore_paused",
+    "pools",
+    &[],
+    "1 while an operator has paused the whole pool: only jobs of running builds are placed.",
+);
 pub const TABLE_TROUBLE: Metric = gauge(
     "longshore_table_trouble",
     "replicas",

@@ -116,6 +116,8 @@ fn log_one(fact: &Fact) {
         Fact::ClassForgotten { class } => info!(%class, "class forgotten"),
         Fact::QueuePaused { queue } => info!(%queue, "queue paused"),
         Fact::QueueUnpaused { queue } => info!(%queue, "queue unpaused"),
+        Fact::PoolPaused => info!("pool paused"),
+        Fact::PoolUnpaused => info!("pool unpaused"),
         Fact::CancelRemembered { id } => info!(task = %id, "cancel of an unseen task remembered"),
         Fact::BuildsUnsafe { build } => {
             warn!(task = %build, "builds stopped from starting: no room for this build's jobs");

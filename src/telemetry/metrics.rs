@@ -56,8 +56,12 @@ pub struct Gauges {
     pub kept: u64,
     /// The last turn this replica has.
     pub turn: u64,
+    /// Turns the table is known to have beyond that one.
+    pub lag: u64,
     pub leader: bool,
     pub frozen: bool,
+    /// Whether an operator has paused the pool.
+    pub paused: bool,
     /// Whether the table takes nothing from this replica, or cannot be followed.
     pub table_trouble: bool,
     pub builds_unsafe: bool,
@@ -176,8 +180,8 @@ impl Metrics {
             Fact::SweepFound { tasks } => self.add(&catalogue::SWEEP_FOUND, &[], *tasks),
             Fact::TookOver { .. } => self.add(&catalogue::TAKEOVERS, &[], 1),
             Fact::Frozen { .. } => self.add(&catalogue::FREEZES, &[], 1),
-            // Both are seen in a gauge.
-            Fact::BuildsSafe | Fact::Unfrozen => {}
+            // Each is seen in a gauge.
+            Fact::BuildsSafe | Fact::Unfrozen | Fact::PoolPaused | Fact::PoolUnpaused => {}
         }
     }
 
@@ -239,8 +243,10 @@ impl Metrics {
         self.set(&catalogue::HELD_SLOTS, &[], now.held_slots as f64);
         self.set(&catalogue::CAPACITY_SLOTS, &[], now.capacity_slots as f64);
         self.set(&catalogue::TURN, &[], now.turn as f64);
+        self.set(&catalogue::LAG, &[], now.lag as f64);
         self.set(&catalogue::LEADER, &[], f64::from(u8::from(now.leader)));
         self.set(&catalogue::FROZEN, &[], f64::from(u8::from(now.frozen)));
+        self.set(&catalogue::PAUSED, &[], f64::from(u8::from(now.paused)));
         self.set(&catalogue::TABLE_TROUBLE, &[], f64::from(u8::from(now.table_trouble)));
         for (window, paused) in &now.windows {
             for reason in PAUSES {

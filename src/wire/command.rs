@@ -31,13 +31,14 @@ pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
     let value = json(body)?;
     let fields = Fields::of_payload(&value)?;
     let runner = || fields.id("runner").required(&fields, "runner");
-    let queue = || fields.id("queue").required(&fields, "queue");
+    // Without a queue the whole pool is meant.
+    let queue = || fields.id("queue");
     let command = match fields.text("command").required(&fields, "command")? {
         "hold" => Command::HoldRunner { runner: runner()?, reason: reason(&fields, "held on request")? },
         "drain" => Command::DrainRunner { runner: runner()? },
         "resume" => Command::ResumeRunner { runner: runner()? },
-        "pause" => Command::PauseQueue { queue: queue()? },
-        "unpause" => Command::UnpauseQueue { queue: queue()? },
+        "pause" => queue()?.map_or(Command::PausePool, |queue| Command::PauseQueue { queue }),
+        "unpause" => queue()?.map_or(Command::UnpausePool, |queue| Command::UnpauseQueue { queue }),
         "unfreeze" => Command::Unfreeze,
         other => {
             let why =
@@ -62,6 +63,8 @@ pub fn write_command(request: &str, command: &Command) -> Option<Vec<u8>> {
         Command::ResumeRunner { runner } => of("resume", Some(runner), None, None),
         Command::PauseQueue { queue } => of("pause", None, Some(queue), None),
         Command::UnpauseQueue { queue } => of("unpause", None, Some(queue), None),
+        Command::PausePool => of("pause", None, None, None),
+        Command::UnpausePool => of("unpause", None, None, None),
         Command::Unfreeze => of("unfreeze", None, None, None),
         Command::Cancel { .. } => return None,
     })
@@ -121,6 +124,8 @@ mod tests {
             Command::ResumeRunner { runner },
             Command::PauseQueue { queue: queue.clone() },
             Command::UnpauseQueue { queue },
+            Command::PausePool,
+            Command::UnpausePool,
             Command::Unfreeze,
         ] {
             let written = write_command("q-1", &command).expect("no cancel");

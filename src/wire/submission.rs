@@ -21,6 +21,7 @@ use crate::core::settings::Settings;
 use crate::model::time::{format_span, parse_span};
 use crate::model::{
     Artifacts, BuildId, Id, IfUnplaceable, Kind, Limits, NewTask, QueueId, Resources, Shape, Time,
+    Traceparent,
 };
 
 /// The most bytes of one body.
@@ -88,6 +89,15 @@ pub struct Outside {
     /// What a subject says of every task: one that says otherwise is refused.
     pub queue: Option<QueueId>,
     pub build: Option<BuildId>,
+    /// Of every task that says none of its own.
+    pub traceparent: Option<Traceparent>,
+}
+
+impl Outside {
+    /// Nothing but the kind of a task that names none.
+    pub fn of_kind(kind: Kind) -> Self {
+        Self { kind, queue: None, build: None, traceparent: None }
+    }
 }
 
 /// A body taken apart.
@@ -109,7 +119,7 @@ pub fn read_submissions(
 
 /// Reads one task, `{"tasks": […]}`, or one task a line. A task without `kind` is of `default_kind`.
 pub fn read_body(body: &[u8], default_kind: Kind, settings: &Settings) -> Result<Body, BodyError> {
-    read_body_from(body, &Outside { kind: default_kind, queue: None, build: None }, settings)
+    read_body_from(body, &Outside::of_kind(default_kind), settings)
 }
 
 /// The same, where a subject says something of its tasks.
@@ -147,6 +157,16 @@ pub fn read_body_from(body: &[u8], outside: &Outside, settings: &Settings) -> Re
 
 /// Reads one task.
 pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Result<Arc<NewTask>, Malformed> {
+    read_traced(value, default_kind, None, settings)
+}
+
+/// Reads one task; `traceparent` is the one it belongs to if it says none itself.
+fn read_traced(
+    value: Value,
+    default_kind: Kind,
+    traceparent: Option<Traceparent>,
+    settings: &Settings,
+) -> Result<Arc<NewTask>, Malformed> {
     let fields = Fields::of_payload(&value)?;
     let id = fields.id("id").required(&fields, "id")?;
     let kind = match fields.get("kind") {
@@ -163,7 +183,13 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
     fields.object("spec")?;
     let artifacts = read_artifacts(&fields)?;
     let mut task = canonical(value, kind, &shape.queue, &tenant)?;
+    // No part of the content: who submits a task again may do so for another reason.
+    let own = task.remove(Traceparent::NAME);
     let content = Uuid::new_v5(&CONTENT, text_of(&task).as_bytes());
+    let traceparent = own.and_then(|own| Traceparent::parse(own.as_str()?)).or(traceparent);
+    if let Some(trace) = traceparent {
+        task.insert(Traceparent::NAME.to_owned(), trace.to_string().into());
+    }
     fill_in_amounts(&mut task, &shape.resources);
     let body = text_of(&task);
     Ok(Arc::new(NewTask {
@@ -176,6 +202,7 @@ pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Resul
         limits: Arc::new(limits),
         artifacts,
         content,
+        traceparent: traceparent.map(Arc::new),
         body: body.into(),
     }))
 }
@@ -188,7 +215,7 @@ fn read_one(
 ) -> Result<Arc<NewTask>, Refused> {
     let id = value.get("id").and_then(Value::as_str).map(|id| id.chars().take(Id::MAX).collect());
     fill_in(&mut value, outside)
-        .and_then(|()| read_task(value, outside.kind, settings))
+        .and_then(|()| read_traced(value, outside.kind, outside.traceparent, settings))
         .map_err(|malformed| Refused { line, id, malformed })
 }
 

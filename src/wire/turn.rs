@@ -2,7 +2,7 @@
 //!
 //! Law: decoding what was encoded gives an equal turn. Each row is encoded once, and the very bytes that stand
 //! in the turn are the ones a snapshot keeps, so the log and the rows cannot tell two stories. A turn of a newer
-//! format is an error that says so; fields of tasks and runners that this version does not know survive.
+//! format is an error that says so; fields of tasks, runners and the pool that this version does not know survive.
 
 use std::ops::Range;
 
@@ -244,15 +244,18 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_tasks_and_runners_that_a_newer_version_wrote_survive_a_rewrite() {
+    fn fields_of_rows_that_a_newer_version_wrote_survive_a_rewrite() {
         let task = r#"{"task":{"id":"t","shape":{"kind":"job","queue":"q","resources":{"cpu":1,"memory":2}},
             "tenant":"x","limits":{"max_attempts":3},"content":"00000000-0000-0000-0000-000000000000",
             "sequence":1,"submitted":2,"state":{"pending":{"since":2}},"colour":"red","nested":{"a":[1,null]}}}"#;
         let runner = r#"{"runner":{"id":"r","incarnation":"i","offer":{"kinds":["job"],"slots":1},"cost":0.5,
             "standing":"ready","registered":1,"rack":{"row":7}}}"#;
-        for (text, name, pointer) in
-            [(task, "colour", "/task/nested/a/1"), (runner, "rack", "/runner/rack/row")]
-        {
+        let pool = r#"{"pool":{"frozen":null,"paused_since":3,"motto":"festina lente"}}"#;
+        for (text, name, pointer) in [
+            (task, "colour", "/task/nested/a/1"),
+            (runner, "rack", "/runner/rack/row"),
+            (pool, "motto", "/pool/motto"),
+        ] {
             let row = decode_row(text.as_bytes()).expect("a row");
             let again = encode_row(&row);
             assert!(String::from_utf8_lossy(&again).contains(name));

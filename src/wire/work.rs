@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::Malformed;
 use super::fields::{Fields, json};
-use crate::model::WorkOrder;
+use crate::model::{Traceparent, WorkOrder};
 
 /// The most arguments of a command, and the most variables of an environment.
 const MOST_ARGUMENTS: usize = 65_536;
@@ -24,6 +24,7 @@ pub fn read_work(task: &str) -> Result<WorkOrder, Malformed> {
         build: fields.id("build")?,
         output: fields.parsed("output")?,
         timeout: fields.span("timeout")?,
+        traceparent: fields.get(Traceparent::NAME).and_then(|said| Traceparent::parse(said.as_str()?)),
         ..WorkOrder::default()
     };
     let Some(spec) = fields.object("spec")? else { return Ok(order) };

@@ -1,7 +1,7 @@
 //! Cancel, hold, drain, resume, pause.
 
 use longshore::core::input::{Command, Commanded, Input, Submitted};
-use longshore::model::{AttemptOutcome, Outcome, RunnerState};
+use longshore::model::{AttemptOutcome, Fact, Outcome, Pool, RunnerState};
 
 use super::world::*;
 
@@ -115,6 +115,68 @@ fn a_paused_queue_places_nothing_and_keeps_what_runs() {
     assert_eq!(world.where_is("runs"), "succeeded");
     world.command(Command::UnpauseQueue { queue: id("default") });
     assert_eq!(world.where_is("waits"), "r");
+}
+
+#[test]
+fn a_paused_pool_places_nothing_on_any_queue_and_keeps_what_runs() {
+    let mut world = World::with_runners([runner("r").cpu(4)]);
+    world.submit(task("runs"));
+    world.start("runs");
+    assert_eq!(world.command(Command::PausePool), Commanded::Done);
+    assert_eq!(world.command(Command::PausePool), Commanded::Unchanged, "it is so already");
+    assert_eq!(world.submit(task("waits")), Submitted::Admitted);
+    world.submit(build("build"));
+    world.submit(task("other").queue("fast"));
+    for name in ["waits", "build", "other"] {
+        assert_eq!(world.where_is(name), "pending");
+    }
+    world.register(runner("r2").cpu(8));
+    world.succeed("runs");
+    assert_eq!((world.where_is("runs"), world.where_is("waits")), ("succeeded".into(), "pending".into()));
+    assert_eq!(world.command(Command::UnpausePool), Commanded::Done);
+    for name in ["waits", "build", "other"] {
+        assert_ne!(world.where_is(name), "pending", "{name}");
+    }
+    assert_eq!(world.said(|fact| matches!(fact, Fact::PoolPaused)), 1);
+    assert_eq!(world.said(|fact| matches!(fact, Fact::PoolUnpaused)), 1);
+}
+
+#[test]
+fn a_pause_of_the_pool_survives_take_overs() {
+    let mut world = World::with_runners([runner("r").cpu(4)]);
+    world.command(Command::PausePool);
+    let since = world.state.pool().paused_since;
+    world.submit(task("waits"));
+    world.take_over();
+    world.register(runner("r").cpu(4).incarnation("second"));
+    assert_eq!(world.where_is("waits"), "pending");
+    assert_eq!((world.state.pool().paused_since, since.is_some()), (since, true));
+    world.command(Command::UnpausePool);
+    assert_eq!(world.where_is("waits"), "r");
+    assert_eq!(*world.state.pool(), Pool::default(), "nothing is left to say of the pool");
+}
+
+#[test]
+fn a_build_that_runs_gets_its_jobs_while_the_pool_is_paused() {
+    let mut world = World::with_runners([runner("r").cpu(4)]);
+    world.submit(build("runs"));
+    world.start("runs");
+    world.command(Command::PausePool);
+    world.submit(build("waits"));
+    world.submit(task("job").of("runs"));
+    world.submit(task("job-of-waiting").of("waits"));
+    assert_eq!(world.where_is("job"), "r");
+    assert_eq!(world.where_is("waits"), "pending");
+    assert_eq!(world.where_is("job-of-waiting"), "pending");
+    // What an operator said of a queue holds for all of it, whatever else is paused.
+    world.command(Command::PauseQueue { queue: id("default") });
+    world.submit(task("job2").of("runs"));
+    assert_eq!(world.where_is("job2"), "pending");
+    world.command(Command::UnpausePool);
+    assert_eq!(world.where_is("job2"), "pending", "the queue is still paused");
+    world.command(Command::UnpauseQueue { queue: id("default") });
+    assert_eq!(world.where_is("job2"), "r");
+    assert_ne!(world.where_is("waits"), "pending");
 }
 
 #[test]

@@ -29,6 +29,9 @@ fn why_says_what_else_a_task_waits_for() {
     world.command(Command::PauseQueue { queue: id("slow") });
     world.submit(task("paused").queue("slow"));
     assert_eq!(world.why("paused").reasons[0], "queue slow is paused");
+    world.command(Command::PausePool);
+    assert_eq!(world.why("paused").reasons[..2], ["the pool is paused", "queue slow is paused"]);
+    world.command(Command::UnpausePool);
     let later = world.now + secs(60);
     world.submit(task("later").not_before(later));
     let why = world.why("later");
@@ -43,6 +46,11 @@ fn a_runner_says_why_it_is_idle() {
     let mut world = World::with_runners([runner("r").cpu(4)]);
     let idle_of = |world: &World| idle(&world.state, world.state.fleet().get(&id("r")).expect("a runner"));
     assert_eq!(idle_of(&world), "nothing waits");
+    world.command(Command::PausePool);
+    world.submit(task("held-back"));
+    assert_eq!(idle_of(&world), "the pool is paused");
+    world.cancel("held-back");
+    world.command(Command::UnpausePool);
     world.hold("r");
     assert_eq!(idle_of(&world), "it is held: maintenance");
     world.resume("r");

@@ -72,6 +72,8 @@ fn happen(world: &mut World, words: &[&str]) -> Vec<String> {
         ["drain", name] => world.drain(name),
         ["resume", name] => world.resume(name),
         ["leave", name, handback @ ..] => world.leave(name, handback),
+        ["pause"] => drop(world.command(Command::PausePool)),
+        ["unpause"] => drop(world.command(Command::UnpausePool)),
         ["pause", queue] => drop(world.command(Command::PauseQueue { queue: id(queue) })),
         ["unpause", queue] => drop(world.command(Command::UnpauseQueue { queue: id(queue) })),
         ["silence", name] => world.silence(name),

@@ -44,6 +44,12 @@ fn each_cause_wakes_the_task_it_makes_runnable() {
     wakes(&mut world, "paused", |world| {
         world.command(Command::UnpauseQueue { queue: id("default") });
     });
+    world.command(Command::PausePool);
+    world.submit(task("paused-too"));
+    wakes(&mut world, "paused-too", |world| {
+        world.command(Command::UnpausePool);
+    });
+    world.succeed("paused-too");
     world.submit(task("refused"));
     world.end("refused", AttemptOutcome::Refused);
     wakes(&mut world, "refused", |world| world.pass(secs(1)));
@@ -72,6 +78,7 @@ enum Step {
     Leave { which: u8 },
     Stand { which: u8, how: u8 },
     Pause(bool),
+    PausePool(bool),
     Pass(u64),
 }
 
@@ -88,6 +95,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..4u8).prop_map(|which| Step::Leave { which }),
         1 => (0..4u8, 0..3u8).prop_map(|(which, how)| Step::Stand { which, how }),
         1 => any::<bool>().prop_map(Step::Pause),
+        1 => any::<bool>().prop_map(Step::PausePool),
         2 => (1..40u64).prop_map(Step::Pass),
     ]
 }
@@ -167,6 +175,9 @@ fn apply(world: &mut World, step: Step, number: usize) {
                 Command::UnpauseQueue { queue }
             });
         }
+        Step::PausePool(pause) => {
+            world.command(if pause { Command::PausePool } else { Command::UnpausePool });
+        }
         Step::Pass(span) => world.pass_alive(secs(span), &[]),
     }
 }
@@ -192,6 +203,7 @@ proptest! {
                 .state
                 .tasks()
                 .filter(|task| task.is_pending() && !paused)
+                .filter(|task| !world.state.pool().is_paused() || world.state.is_of_running_build(task))
                 .filter(|task| {
                     let why = world.why(task.id.as_str());
                     let stands = why.position.is_some() || world.state.ladder().step(&task.id).is_some();

@@ -52,6 +52,7 @@ fn new_task(name: &str, kind: Kind) -> TaskBuilder {
         limits: Arc::new(limits),
         artifacts: None,
         content: Uuid::from_u128(1),
+        traceparent: None,
         body: format!("{{\"id\":\"{name}\"}}").into(),
     })
 }

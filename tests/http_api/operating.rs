@@ -67,6 +67,31 @@ async fn a_paused_queue_places_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_pool_takes_submissions_and_places_nothing_until_it_is_resumed() {
+    let server = Server::start().await;
+    ByHand::register(&server, "r1").await;
+    let paused = server.post("/v1/pause", json!({"reason": "new switches"})).await.is(200).body;
+    assert_eq!((&paused["pool"], &paused["paused"]), (&json!("default"), &json!(true)));
+    assert_eq!(server.post("/v1/pause", "").await.is(200).body, paused, "asked again, nothing changes");
+    server.submit(json!({"id": "t1"})).await;
+    server.submit(json!({"id": "t2", "queue": "nightly"})).await;
+    let why = server.get("/v1/tasks/t2/why").await.is(200).body;
+    assert_eq!(why["reasons"][0], "the pool is paused");
+    assert_eq!(server.get("/v1/runners/r1").await.is(200).body["idle"], "the pool is paused");
+    let status = server.get("/v1/status").await.is(200).body;
+    assert_eq!((&status["paused_since"], &status["counts"]["pending"]), (&paused["since"], &json!(2)));
+    assert_eq!(status["credit"][1]["paused"], false, "submissions are taken over HTTP");
+    let scrape = server.get("/metrics").await.is(200).text;
+    assert!(scrape.lines().any(|line| line == "longshore_paused 1"), "{scrape}");
+
+    let resumed = server.post("/v1/resume", "").await.is(200).body;
+    assert_eq!((&resumed["paused"], &resumed["since"]), (&json!(false), &Value::Null));
+    server.until("both are assigned", |state| state.counts().assigned == 2).await;
+    assert_eq!(server.get("/v1/status").await.is(200).body["paused_since"], Value::Null);
+    server.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_scrape_shows_the_committed_rows() {
     let server = Server::start().await;
     let runner = ByHand::register(&server, "r1").await;
@@ -148,8 +173,10 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "GET /v1/tasks",
         "GET /v1/tasks/{id}",
         "GET /v1/tasks/{id}/why",
+        "POST /v1/pause",
         "POST /v1/queues/{id}/pause",
         "POST /v1/queues/{id}/resume",
+        "POST /v1/resume",
         "POST /v1/runners",
         "POST /v1/runners/{id}/drain",
         "POST /v1/runners/{id}/heartbeat",

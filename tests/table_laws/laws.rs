@@ -1,6 +1,7 @@
 //! The laws every table keeps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
@@ -251,6 +252,23 @@ pub(crate) async fn following_waits_for_the_next_turn<F: Fixture>() {
     assert!(stream.next().now_or_never().is_none());
 }
 
+pub(crate) async fn who_has_read_one_turn_knows_how_many_are_left<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let leader = fixture.writer().await;
+    // More than is read ahead of whoever follows.
+    Leader::number(1).commits(&*leader, 150).await;
+    let table = fixture.writer().await;
+    let mut newest = table.newest();
+    let mut stream = table.follow(0).await.unwrap();
+    assert!(matches!(stream.next().await, Some(Follow::Turn(turn)) if turn.number == 1));
+    let known = newest.wait_for(|newest| *newest == 150);
+    tokio::time::timeout(Duration::from_secs(10), known).await.expect("it is told").unwrap();
+    for number in 2..=150 {
+        assert!(matches!(stream.next().await, Some(Follow::Turn(turn)) if turn.number == number));
+    }
+    assert_eq!(*newest.borrow(), 150);
+}
+
 pub(crate) async fn following_from_before_the_log_is_behind_and_never_a_gap<F: Fixture>() {
     let fixture = F::fresh().await;
     let table = fixture.writer().await;
@@ -334,12 +352,18 @@ fn one_of_each() -> Vec<Row> {
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
         row("late", 1),
-        Row::Pool(Pool { frozen: Some("it was".into()), unsafe_since: None }),
+        Row::Reservation(Reservation {
+            task: id("t"),
+            runner: id("r"),
+            since: Time(7),
+            fits_by: Some(Time(8)),
+        }),
+        Row::Pool(Pool { frozen: Some("it was".into()), paused_since: Some(Time(3)), ..Pool::default() }),
     ];
     for row in &rows {
         match row.key() {
             Key::Task(_) | Key::Spec(_) | Key::Runner(_) | Key::Queue(_) => {}
-            Key::Holding(..) | Key::Class(_) | Key::EarlyCancel(_) | Key::Pool => {}
+            Key::Holding(..) | Key::Class(_) | Key::EarlyCancel(_) | Key::Reservation(_) | Key::Pool => {}
         }
     }
     rows
@@ -383,6 +407,10 @@ pub(crate) fn task(name: &str) -> Task {
         attempt: 0,
         spent: 0,
         retried: 0,
+        traceparent: longshore::model::Traceparent::parse(
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        )
+        .map(Arc::new),
         state: TaskState::Pending { since: Time(4), not_before: None, reason: Some("lost".into()) },
         extra: Default::default(),
     }

@@ -41,6 +41,7 @@ macro_rules! every_law {
             laws::a_turn_that_was_compacted_away_deposes_with_the_heads_id,
             laws::following_yields_every_turn_once_and_in_order,
             laws::following_waits_for_the_next_turn,
+            laws::who_has_read_one_turn_knows_how_many_are_left,
             laws::following_from_before_the_log_is_behind_and_never_a_gap,
             laws::following_from_beyond_the_head_is_behind,
             laws::following_from_the_first_kept_turn_has_no_gap,

@@ -180,6 +180,8 @@ impl Follower {
         // With a gap, this process has not loaded what came before; it will when it has to write.
         self.shared.take_in(entry.sequence, &turn)?;
         (self.after, self.place) = (number, Some((turn.id, entry.sequence)));
+        // Nothing but turns is read here, and they stand without a gap.
+        self.shared.newest.send_replace(number + entry.pending);
         self.tell.send(Follow::Turn(turn)).await.map_err(|_| Stop::Unheard)
     }
 }

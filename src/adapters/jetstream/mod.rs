@@ -90,6 +90,8 @@ struct Shared {
     /// The number of connections after which the bucket was last found to have what was seen of it.
     checked: AtomicU64,
     snapshot: tokio::sync::Mutex<Snapshot>,
+    /// The newest turn that what was followed has told of.
+    newest: watch::Sender<u64>,
     /// Why nothing is written or followed any more, if so.
     lost: watch::Sender<Option<Arc<str>>>,
     /// Since when the bucket has been saying that it ends before what was seen.
@@ -123,6 +125,7 @@ impl JetStreamTable {
             writing: tokio::sync::Mutex::default(),
             checked: AtomicU64::new(0),
             snapshot: tokio::sync::Mutex::default(),
+            newest: watch::Sender::new(0),
             lost: watch::Sender::new(None),
             doubted: Mutex::default(),
         };
@@ -271,6 +274,10 @@ impl Table for JetStreamTable {
 
     async fn follow(&self, after: u64) -> Result<BoxStream<'static, Follow>, TableError> {
         Ok(follow::follow(self.shared.clone(), after))
+    }
+
+    fn newest(&self) -> watch::Receiver<u64> {
+        self.shared.newest.subscribe()
     }
 
     async fn compact(&self) -> Result<(), TableError> {

@@ -34,6 +34,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Entry {
     pub(super) sequence: u64,
     pub(super) key: String,
+    /// How many messages stood behind it under the same keys when it was delivered.
+    pub(super) pending: u64,
     message: jetstream::Message,
 }
 
@@ -75,10 +77,10 @@ impl<'a> Reader<'a> {
     /// given up at any time.
     pub(super) async fn next(&mut self) -> Result<Entry, Trouble> {
         loop {
-            let (message, sequence) = self.consumer.next().await?;
+            let (message, sequence, pending) = self.consumer.next().await?;
             self.from = sequence + 1;
             if let Some(key) = self.bucket.key_of(&message.subject) {
-                return Ok(Entry { sequence, key: key.to_owned(), message });
+                return Ok(Entry { sequence, key: key.to_owned(), pending, message });
             }
         }
     }
@@ -141,8 +143,8 @@ impl Consumer {
         Ok(consumer)
     }
 
-    /// The next message and its sequence in the bucket.
-    async fn next(&mut self) -> Result<(jetstream::Message, u64), Trouble> {
+    /// The next message, its sequence in the bucket, and how many stood behind it.
+    async fn next(&mut self) -> Result<(jetstream::Message, u64, u64), Trouble> {
         let ended = || Trouble::Unclear("read: the consumer ended".to_owned());
         let message = match self.messages.as_mut().ok_or_else(ended)?.next().await {
             Some(Ok(message)) => message,
@@ -153,7 +155,7 @@ impl Consumer {
             None => return Err(ended()),
         };
         let about = message.info().map_err(|why| Trouble::Unclear(format!("read: {why}")))?;
-        let (sequence, place) = (about.stream_sequence, about.consumer_sequence);
+        let (sequence, place, pending) = (about.stream_sequence, about.consumer_sequence, about.pending);
         if place != self.read + 1 {
             self.messages = None;
             return Err(Trouble::Unclear(format!(
@@ -163,7 +165,7 @@ impl Consumer {
             )));
         }
         self.read = place;
-        Ok((message, sequence))
+        Ok((message, sequence, pending))
     }
 }
 

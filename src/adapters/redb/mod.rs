@@ -234,6 +234,10 @@ impl Table for RedbTable {
         }))
     }
 
+    fn newest(&self) -> watch::Receiver<u64> {
+        self.shared.news.subscribe()
+    }
+
     async fn compact(&self) -> Result<(), TableError> {
         if !self.shared.writable {
             return Ok(());

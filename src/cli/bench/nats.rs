@@ -30,6 +30,8 @@ use crate::wire::subject::Names;
 
 /// Messages on their way to the server at once.
 const ON_THE_WAY: usize = 1_000;
+/// Slots of all runners together, so that all of them have work.
+const SLOTS: u32 = 4_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How long nothing may end before the run is given up.
 const STUCK: Duration = Duration::from_secs(60);
@@ -134,14 +136,14 @@ impl World {
             scratch,
         };
         for number in 0..runners {
-            world.add_runner(number, &server).await?;
+            world.add_runner(number, (SLOTS / runners).max(1), &server).await?;
         }
         let count = runners as usize;
         world.until("the runners registered", |state| state.fleet().len() == count).await?;
         Ok(world)
     }
 
-    async fn add_runner(&mut self, number: u32, server: &Server) -> Result<(), Failure> {
+    async fn add_runner(&mut self, number: u32, slots: u32, server: &Server) -> Result<(), Failure> {
         let id = RunnerId::parse(&format!("runner-{number}")).expect("a legal name");
         let connection = Connection::open(server).await?;
         let link = NatsLink::open(connection, self.names.clone(), &id, None).await;
@@ -154,7 +156,7 @@ impl World {
             labels: Default::default(),
             taints: Default::default(),
             resources: Some(Resources::new(10_000_000, 1 << 40)),
-            slots: 1_000,
+            slots,
         };
         let data = self.scratch.join(id.as_str());
         let config = RunnerConfig::new(id, Arc::new(offer), data);

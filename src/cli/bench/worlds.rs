@@ -100,6 +100,7 @@ pub fn submission(number: usize, body: usize) -> NewTask {
         limits: Arc::new(limits(IfUnplaceable::Hold)),
         artifacts: None,
         content: Uuid::nil(),
+        traceparent: None,
         body: "x".repeat(body).into(),
     }
 }
@@ -187,6 +188,7 @@ fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
         attempt: 0,
         spent: 0,
         retried: 0,
+        traceparent: None,
         state: TaskState::Pending { since: Time(0), not_before: None, reason: None },
         extra: Default::default(),
     }

@@ -48,6 +48,8 @@ pub(super) async fn look(found: &mut Findings, connection: &Connection, names: &
         refused.extend(tries.request(format!("$JS.API.CONSUMER.CREATE.{stream}.{NOBODY}")).await);
         refused.extend(tries.request(format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{NOBODY}")).await);
     }
+    let pause = format!("$JS.API.CONSUMER.PAUSE.{}.{NOBODY}", names.submit_stream());
+    refused.extend(tries.request(pause).await);
     refused.extend(tries.purge().await);
     if refused.is_empty() {
         found.ok("permissions", "all that a dispatcher does was tried, and none of it was refused");

@@ -243,9 +243,10 @@ fn about(row: &Row) -> String {
         Row::Class(class) => format!("last seen {}", class.last_seen),
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
         Row::Reservation(kept) => format!("{} is kept for it since {}", kept.runner, kept.since),
-        Row::Pool(pool) => match &pool.frozen {
-            Some(why) => format!("frozen: {why}"),
-            None => "in order".to_owned(),
+        Row::Pool(pool) => match (&pool.frozen, pool.paused_since) {
+            (Some(why), _) => format!("frozen: {why}"),
+            (None, Some(since)) => format!("paused since {since}"),
+            (None, None) => "in order".to_owned(),
         },
     }
 }

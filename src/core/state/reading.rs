@@ -74,9 +74,26 @@ impl State {
         self.queues.get(id)
     }
 
-    /// Whether nothing on the queue is placed.
+    /// Whether an operator has paused the queue: nothing on it is placed.
     pub fn is_paused(&self, queue: &QueueId) -> bool {
         self.queues.get(queue).is_some_and(|queue| queue.paused)
+    }
+
+    /// Whether tasks of a line may be placed: neither its queue nor the pool is paused. Jobs of running builds are
+    /// not held back by a pause of the pool: what runs, runs on, and a build may be waiting for them.
+    pub fn is_open(&self, line: &LineKey) -> bool {
+        !self.is_paused(&line.shape.queue) && (!self.pool.is_paused() || line.of_running_build)
+    }
+
+    /// Whether the task belongs to a build that holds a runner.
+    pub fn is_of_running_build(&self, task: &Task) -> bool {
+        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
+    }
+
+    /// Whether `build` is a build that holds a runner.
+    pub fn is_running_build(&self, build: &TaskId) -> bool {
+        self.task(build.as_str())
+            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
     }
 
     /// Kinds of runner that left and may come back.
@@ -139,7 +156,7 @@ impl State {
         rows.extend(self.classes.values().cloned().map(Row::Class));
         rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
         rows.extend(self.reservations.iter().map(|kept| Row::Reservation(Reservation::clone(kept))));
-        if self.pool != (Pool { frozen: None, unsafe_since: None }) {
+        if self.pool != Pool::default() {
             rows.push(Row::Pool(self.pool.clone()));
         }
         rows

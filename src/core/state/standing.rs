@@ -9,7 +9,7 @@ use super::super::backlog::{LineKey, Rank};
 use super::super::ladder::{Ladder, Step};
 use super::super::wake::Wake;
 use super::State;
-use crate::model::{ArtifactId, Holding, Kind, RunnerId, RunnerState, Task, TaskId, TaskState, Time};
+use crate::model::{ArtifactId, Holding, RunnerId, RunnerState, Task, TaskId, TaskState, Time};
 
 impl State {
     /// Moves the tasks whose time has come, and those of which a step of their wait is over.
@@ -97,17 +97,6 @@ impl State {
     fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
         let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
         (key, Rank::of(task, of_running_build, self.settings.order))
-    }
-
-    /// Whether the task belongs to a build that holds a runner.
-    pub fn is_of_running_build(&self, task: &Task) -> bool {
-        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
-    }
-
-    /// Whether `build` is a build that holds a runner.
-    pub fn is_running_build(&self, build: &TaskId) -> bool {
-        self.task(build.as_str())
-            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
     }
 
     /// Pending tasks of queues with locality, by the step of their wait.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::output::{KEPT_BYTES, Output};
 use super::{Backend, ProcessGroup, Start, StartFailed, Stops, Work, group};
-use crate::model::{AttemptOutcome, End, Kind, WorkOrder, time::format_span};
+use crate::model::{AttemptOutcome, End, Kind, Traceparent, WorkOrder, time::format_span};
 
 /// How long output is still read after everything of the group has ended: somebody who left the group may hold
 /// the pipe open for ever.
@@ -107,6 +107,11 @@ impl Backend for ProcessBackend {
 fn command(start: &Start, program: &str) -> Command {
     let order = &start.order;
     let mut command = Command::new(program);
+    match &order.traceparent {
+        Some(trace) => command.env(Traceparent::VARIABLE, trace.to_string()),
+        // The runner's own is not the work's.
+        None => command.env_remove(Traceparent::VARIABLE),
+    };
     command.args(&order.command[1..]).envs(&order.env).process_group(0);
     if let Some(workdir) = &order.workdir {
         command.current_dir(workdir);

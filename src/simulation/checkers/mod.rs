@@ -1,7 +1,7 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity`, `promises` and `pace` read what producers were told or asked, the marks the work
-//! itself wrote down, how machines truly are, and the facts of committed turns, never a row. `locality` reads these,
+//! Law: `ownership`, `capacity`, `promises`, `pace` and `pause` read what producers were told or asked, the marks the
+//! work itself wrote down, how machines truly are, and the facts of committed turns, never a row. `locality` reads these,
 //! and from rows only which runner is known to hold what. `tables` compares states with each other and with their
 //! own rows.
 
@@ -9,6 +9,7 @@ mod capacity;
 mod locality;
 mod ownership;
 mod pace;
+mod pause;
 mod promises;
 mod tables;
 
@@ -51,6 +52,7 @@ pub(crate) struct Checkers {
     tables: tables::Tables,
     pace: pace::Pace,
     locality: locality::Locality,
+    pause: pause::Pause,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -64,6 +66,7 @@ impl Checkers {
             promises: promises::Promises::default(),
             pace: pace::Pace::new(settings.clone()),
             locality: locality::Locality::new(settings.clone()),
+            pause: pause::Pause::default(),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -132,6 +135,7 @@ impl Checkers {
     /// A submission reached the inbox.
     pub fn submitted(&mut self, task: &Arc<NewTask>) {
         self.locality.submitted(task);
+        self.pause.submitted(task);
         if task.shape.kind == Kind::Job {
             self.pace.submitted(task);
         }
@@ -191,6 +195,8 @@ impl Checkers {
         self.note(now, "locality", found);
         for fact in &turn.facts {
             self.pace.said(fact);
+            let found = self.pause.said(fact);
+            self.note(now, "pause", found);
             match fact {
                 Fact::Task(lifecycle) => {
                     let placed = lifecycle.state == LifecycleState::Assigned;
