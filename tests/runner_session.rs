@@ -33,6 +33,7 @@ fn offer() -> Offer {
         os: "linux".into(),
         labels: Default::default(),
         taints: BTreeSet::from(["spot".into()]),
+        group: None,
         resources: Some(Resources::new(4_000, 8 << 30)),
         slots: 3,
     }

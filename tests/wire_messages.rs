@@ -98,7 +98,7 @@ fn answers_heartbeats_and_farewells_are_read_back_as_they_were_written() {
     assert_eq!(read, heartbeat);
 
     let stop = StopOrder { id: held.id.clone(), token: held.token, reason: "asked back".into() };
-    let answer = HeartbeatAnswer { number: 17, stop: vec![stop.clone()], register: true };
+    let answer = HeartbeatAnswer { number: 17, stop: vec![stop.clone()], register: true, leave: true };
     assert_eq!(read_heartbeat_answer(&write_heartbeat_answer(&answer)).expect("our own words"), answer);
 
     let leave = Leave { runner: id("r1"), incarnation: "i".into(), handback: vec![id("t1")] };

@@ -6,6 +6,7 @@
 use super::builds::{self, Witnesses};
 use super::fit::{self, Misfit};
 use super::fleet::Seat;
+use super::group;
 use super::state::State;
 use super::timers::waits_until;
 use super::verdict::{self, Verdict};
@@ -51,15 +52,18 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         None if runners.iter().any(|(_, misfit)| misfit.is_none()) => Verdict::FitsNow,
         None => Verdict::FitsLater,
     };
+    let has_turn = state.groups().has_turn(task);
     let mut reasons = waiting_reasons(state, task);
     match never {
         Some(misfits) if state.watch.leading && state.watch.is_settling() => {
             reasons.push(format!("the fleet is still settling; so far, {}", verdict::rejection(&misfits)));
         }
         Some(misfits) => reasons.push(verdict::rejection(&misfits)),
+        // Until its turn comes, no runner is what it waits for.
+        None if !has_turn => {}
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
-    let position = waits_until(state, task).is_none().then(|| {
+    let position = (has_turn && waits_until(state, task).is_none()).then(|| {
         let (key, rank) = state.place_of(task);
         state.backlog().ahead_of(&key, rank).0
     });
@@ -69,6 +73,9 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
 /// What keeps a pending task from being placed on a runner now.
 pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     if let Some(misfit) = seat.misfit(&task.shape, state.is_of_running_build(task)) {
+        return Some(misfit);
+    }
+    if let Some(misfit) = group::misfit(state, task, &seat.runner.id) {
         return Some(misfit);
     }
     if state.watch.refused(&task.id, &seat.runner.id, state.now()) {
@@ -111,8 +118,11 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
     if let TaskState::Pending { reason: Some(reason), .. } = &task.state {
         reasons.push(format!("it is pending again: {reason}"));
     }
+    let has_turn = state.groups().has_turn(task);
+    reasons.extend(group::waiting_reason(state, task));
     match waits_until(state, task) {
         Some(at) => reasons.push(format!("it waits until {at}")),
+        None if !has_turn => {}
         None => {
             let (key, rank) = state.place_of(task);
             let (all, own) = state.backlog().ahead_of(&key, rank);
@@ -154,6 +164,7 @@ pub fn idle(state: &State, seat: &Seat) -> String {
     match &seat.runner.standing {
         Standing::Held { reason } => return format!("it is held: {reason}"),
         Standing::Draining => return format!("it is draining; {} tasks are left", seat.tasks.len()),
+        Standing::Dismissed => return "its group has nothing left for it: it is told to leave".to_owned(),
         Standing::Ready => {}
     }
     if state.backlog().is_empty() {

@@ -18,6 +18,7 @@ pub mod explain;
 mod families;
 pub mod fit;
 pub mod fleet;
+pub mod group;
 pub mod input;
 mod intern;
 pub mod invariant;
@@ -100,6 +101,7 @@ pub fn take_turn(
         timers::run(&mut draft);
         planner::plan(&mut draft);
     }
+    group::write_changed(&mut draft);
     draft.finish()
 }
 

@@ -119,6 +119,12 @@ pub struct Guards {
     pub rearm_leases: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
+    /// A group holds no more runners than it may.
+    pub group_bound: bool,
+    /// In an ordered group a task waits for those before it.
+    pub group_order: bool,
+    /// A task that did not succeed stops a group with `stop_on_failure`.
+    pub group_stops: bool,
 }
 
 impl Default for Guards {
@@ -133,6 +139,9 @@ impl Default for Guards {
             tombstones: true,
             rearm_leases: true,
             leases_end: true,
+            group_bound: true,
+            group_order: true,
+            group_stops: true,
         }
     }
 }

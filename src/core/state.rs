@@ -6,6 +6,7 @@
 //! The leader's state runs one turn ahead of the table; readers and followers hold a state to which only
 //! committed turns were applied. Both share their rows.
 
+mod lines;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,10 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
-use super::backlog::{Backlog, LineKey, Rank};
+use super::backlog::{Backlog, LineKey};
 use super::families::Families;
 use super::fleet::Fleet;
+use super::group::Groups;
 use super::intern::Intern;
 use super::settings::Settings;
 use super::shelves::Shelves;
@@ -111,6 +113,7 @@ pub struct State {
     pub(super) fleet: Fleet,
     pub(super) backlog: Backlog,
     pub(super) families: Families,
+    pub(super) groups: Groups,
     /// Pending tasks whose time has not come.
     pub(super) delayed: BTreeSet<(Time, TaskId)>,
     /// When a pending task expires, or an unconfirmed assignment is asked back.
@@ -129,6 +132,7 @@ impl State {
     /// The state of an empty table.
     pub fn new(settings: Arc<Settings>, table: Uuid) -> Self {
         let fleet = Fleet::new(settings.guards.capacity);
+        let groups = Groups::new(settings.guards.group_order, settings.guards.group_bound);
         Self {
             settings,
             table,
@@ -144,6 +148,7 @@ impl State {
             fleet,
             backlog: Backlog::default(),
             families: Families::default(),
+            groups,
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -160,12 +165,13 @@ impl State {
     pub fn load(settings: Arc<Settings>, table: Uuid, head: Head, rows: Vec<Row>) -> Self {
         let mut state = Self::new(settings, table);
         state.set_head(head);
-        // What a task holds is counted on its runner, so runners are there first.
-        let (runners, others): (Vec<Row>, Vec<Row>) =
-            rows.into_iter().partition(|row| matches!(row, Row::Runner(_)));
-        for row in runners.into_iter().chain(others) {
+        // What a task holds is counted on its runner, and its group says whose turn it is: they are there first.
+        let (first, others): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| matches!(row, Row::Runner(_) | Row::Group(_)));
+        for row in first.into_iter().chain(others) {
             state.put(row);
         }
+        state.groups.clear_changed();
         state.wakes.clear();
         state
     }
@@ -180,6 +186,7 @@ impl State {
                 Change::Delete(key) => self.delete(key),
             }
         }
+        self.groups.clear_changed();
         self.wakes.clear();
     }
 
@@ -188,22 +195,6 @@ impl State {
         self.turn = head.number;
         self.last_id = head.id;
         self.now = self.now.max(head.at);
-    }
-
-    /// Moves tasks whose time has come into their lines.
-    pub(super) fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
-        while let Some((at, _)) = self.delayed.first() {
-            if *at > self.now {
-                break;
-            }
-            let (_, id) = self.delayed.pop_first().expect("it was just seen");
-            let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
-            let (key, rank) = self.place_of(&task);
-            self.wakes.line(&key, Wake::TimeCame);
-            self.watch.judge.lines.insert(key.clone());
-            self.backlog.insert(&key, rank);
-        }
     }
 
     /// Puts a row in place of what stood under its key.
@@ -228,6 +219,7 @@ impl State {
             Row::EarlyCancel(cancel) => {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
+            Row::Group(group) => self.put_group(&group.id.clone(), Some(group)),
             Row::Pool(pool) => self.pool = pool,
         }
     }
@@ -238,9 +230,12 @@ impl State {
             Key::Task(id) => {
                 self.count_body(id, false);
                 if let Some(task) = self.change_entry(id, |entry| entry.task.take()) {
+                    let turn = self.groups.head(task.shape.group.as_ref());
                     self.take_out(&task);
+                    let freed = self.groups.change(Some(&task), None);
                     self.shelves.change(Some(&task), None);
-                    self.holding_changed(Some(&task), None);
+                    self.pass_turn(&task, turn);
+                    self.holding_changed(Some(&task), None, freed);
                 }
                 self.count_body(id, true);
             }
@@ -264,6 +259,7 @@ impl State {
             Key::EarlyCancel(id) => {
                 self.early_cancels.remove(id);
             }
+            Key::Group(id) => self.put_group(id, None),
             Key::Pool => self.pool = Pool { frozen: None, unsafe_since: None },
         }
     }
@@ -276,10 +272,16 @@ impl State {
         if was_ended != task.is_ended() {
             self.count_body(&task.id, false);
         }
+        if self.task(task.id.as_str()).is_some_and(|old| old.shape.group != task.shape.group) {
+            // Another task of this id belongs to another group: it leaves that first.
+            self.delete(&Key::Task(task.id.clone()));
+        }
         let old = self.entries.get_mut(&task.id).and_then(|entry| entry.task.take());
+        let turn = self.groups.head(task.shape.group.as_ref());
         if let Some(old) = &old {
             self.take_out(old);
         }
+        let freed = self.groups.change(old.as_deref(), Some(&task));
         self.bring_in(&task);
         self.shelves.change(old.as_ref(), Some(&task));
         let id = task.id.clone();
@@ -287,11 +289,13 @@ impl State {
         if was_ended != task.is_ended() {
             self.count_body(&id, true);
         }
-        self.holding_changed(old.as_deref(), Some(&task));
+        self.pass_turn(&task, turn);
+        self.holding_changed(old.as_deref(), Some(&task), freed);
     }
 
-    /// Wakes what a runner gained or lost, and moves the jobs of a build that began or ceased to hold one.
-    fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>) {
+    /// Wakes what a runner gained or lost, or what a group may place elsewhere now that it let a runner go, and
+    /// moves the jobs of a build that began or ceased to hold one.
+    fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>, freed: bool) {
         let runner_of =
             |task: Option<&Task>| task.and_then(|task| task.assignment()).map(|held| held.runner.clone());
         let (before, after) = (runner_of(old), runner_of(new));
@@ -300,6 +304,9 @@ impl State {
         }
         if let Some(runner) = &before {
             self.wakes.runner(runner, Wake::End);
+        }
+        if let Some(group) = old.and_then(|task| task.shape.group.as_ref()).filter(|_| freed) {
+            self.wake_group(group);
         }
         let Some(build) = old.or(new).filter(|task| task.kind() == Kind::Build) else { return };
         if before.is_some() != after.is_some() {
@@ -314,8 +321,7 @@ impl State {
             TaskState::Pending { not_before, .. } => {
                 let ready_at = not_before.unwrap_or_default();
                 if !self.delayed.remove(&(ready_at, task.id.clone())) {
-                    let (key, rank) = self.place_of(task);
-                    self.backlog.remove(&key, rank);
+                    self.leave_line(task);
                 }
                 self.counts.leave(window_of(task), &task.shape.queue);
             }
@@ -345,11 +351,7 @@ impl State {
                     Some(at) => {
                         self.delayed.insert((at, task.id.clone()));
                     }
-                    None => {
-                        let (key, rank) = self.place_of(task);
-                        self.wakes.line(&key, Wake::Pending);
-                        self.backlog.insert(&key, rank);
-                    }
+                    None => self.enter_line(task, Wake::Pending),
                 }
                 self.counts.join(window_of(task), &task.shape.queue);
             }
@@ -408,23 +410,6 @@ impl State {
         }
     }
 
-    /// Moves the waiting jobs of a build between the lines of running builds and the others.
-    fn move_members(&mut self, build: &TaskId, running: bool) {
-        let members: Vec<TaskId> = self.families.live(build).cloned().collect();
-        for id in members {
-            let Some(task) = self.task(id.as_str()).cloned() else { continue };
-            let TaskState::Pending { not_before, .. } = &task.state else { continue };
-            if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
-                continue;
-            }
-            let (old_key, old_rank) = self.place_with(&task, !running);
-            let (key, rank) = self.place_with(&task, running);
-            self.backlog.remove(&old_key, old_rank);
-            self.wakes.line(&key, Wake::BuildStarted);
-            self.backlog.insert(&key, rank);
-        }
-    }
-
     fn wake_build_lines(&mut self) {
         let lines: Vec<LineKey> = self.backlog.build_lines().cloned().collect();
         for key in lines {
@@ -454,27 +439,6 @@ impl State {
         } else {
             self.counts.body_bytes -= bytes;
         }
-    }
-
-    /// The line a pending task belongs to, and its rank.
-    pub(super) fn place_of(&self, task: &Task) -> (LineKey, Rank) {
-        self.place_with(task, self.is_of_running_build(task))
-    }
-
-    fn place_with(&self, task: &Task, of_running_build: bool) -> (LineKey, Rank) {
-        let key = LineKey { of_running_build, shape: task.shape.clone(), jobs: task.jobs.clone() };
-        (key, Rank::of(task, of_running_build, self.settings.order))
-    }
-
-    /// Whether the task belongs to a build that holds a runner.
-    pub fn is_of_running_build(&self, task: &Task) -> bool {
-        task.build.as_ref().is_some_and(|build| self.is_running_build(build))
-    }
-
-    /// Whether `build` is a build that holds a runner.
-    pub fn is_running_build(&self, build: &TaskId) -> bool {
-        self.task(build.as_str())
-            .is_some_and(|task| task.kind() == Kind::Build && task.assignment().is_some())
     }
 }
 

@@ -5,11 +5,12 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`), what monitoring reads (`status`, `digest`, `events`, `history`).
+//! and see (`runners`, `queues`, `groups`), what monitoring reads (`status`, `digest`, `events`, `history`).
 
 mod digest;
 mod events;
 mod fleet;
+mod groups;
 mod history;
 mod listing;
 pub mod outbox;
@@ -189,6 +190,8 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fleet::assignments))
         .routes(routes!(fleet::reports))
         .routes(routes!(queues::list))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::get))
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))

@@ -4,6 +4,7 @@
 //! readable form of the table (ADR 0002); the payloads other programs send are shaped in `wire`.
 
 pub mod fact;
+pub mod group;
 pub mod id;
 pub mod message;
 pub mod resources;
@@ -17,7 +18,8 @@ pub mod turn;
 pub mod work;
 
 pub use fact::{Fact, Lifecycle, LifecycleState};
-pub use id::{BuildId, ClassId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
+pub use group::{Group, Grouping, Stopped, Terms};
+pub use id::{BuildId, ClassId, GroupId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
 pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,

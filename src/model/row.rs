@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ClassId, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
+use super::{ClassId, Group, GroupId, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
 
 /// One row. Rows are shared, never changed in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,7 @@ pub enum Row {
     Queue(Queue),
     Class(Arc<Class>),
     EarlyCancel(EarlyCancel),
+    Group(Arc<Group>),
     Pool(Pool),
 }
 
@@ -38,6 +39,7 @@ pub enum Key {
     Queue(QueueId),
     Class(ClassId),
     EarlyCancel(TaskId),
+    Group(GroupId),
     Pool,
 }
 
@@ -51,6 +53,7 @@ impl Row {
             Row::Queue(queue) => Key::Queue(queue.id.clone()),
             Row::Class(class) => Key::Class(class.id.clone()),
             Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
+            Row::Group(group) => Key::Group(group.id.clone()),
             Row::Pool(_) => Key::Pool,
         }
     }
@@ -66,6 +69,7 @@ impl Key {
             Key::Queue(_) => "queue",
             Key::Class(_) => "class",
             Key::EarlyCancel(_) => "early_cancel",
+            Key::Group(_) => "group",
             Key::Pool => "pool",
         }
     }
@@ -79,7 +83,8 @@ impl std::fmt::Display for Key {
             | Key::Runner(id)
             | Key::Queue(id)
             | Key::Class(id)
-            | Key::EarlyCancel(id) => {
+            | Key::EarlyCancel(id)
+            | Key::Group(id) => {
                 write!(f, "{}.{id}", self.kind())
             }
             Key::Pool => f.write_str("pool"),

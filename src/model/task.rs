@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, time::span};
+use super::{BuildId, Grouping, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, time::span};
 
 /// The small row of a task. The body it was submitted with stands in a row of its own beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Task {
     /// The shapes of the jobs this build may submit; empty for a job.
     #[serde(default, skip_serializing_if = "no_shapes")]
     pub jobs: Arc<[Arc<Shape>]>,
+    /// Its place in an ordered group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
     pub limits: Arc<Limits>,
     /// Hash of the submission's content: tells a repeated submission from a conflicting one.
     pub content: Uuid,
@@ -264,6 +267,8 @@ pub struct NewTask {
     pub build: Option<BuildId>,
     /// For a build, the shapes of its jobs (never empty); for a job, empty.
     pub jobs: Arc<[Arc<Shape>]>,
+    /// What it says of the group that its shape names.
+    pub grouping: Grouping,
     pub limits: Arc<Limits>,
     pub content: Uuid,
     /// The task as submitted, as JSON: what its runner gets.

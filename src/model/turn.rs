@@ -10,7 +10,7 @@ use super::fact::Fact;
 use super::{Key, Row, Time};
 
 /// The newest form of a turn this version writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Who decided a turn: the leader, and a number it never uses twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

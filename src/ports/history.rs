@@ -43,6 +43,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::StaleReport { id, .. }
         | Fact::CancelRemembered { id } => Some(id),
         Fact::BuildsUnsafe { build } => Some(build),
+        Fact::GroupStopped { task, .. } => Some(task),
         Fact::RunnerRegistered { .. }
         | Fact::RunnerLeft { .. }
         | Fact::RunnerLost { .. }
@@ -50,6 +51,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::RunnerDraining { .. }
         | Fact::RunnerResumed { .. }
         | Fact::RunnerForgotten { .. }
+        | Fact::RunnerDismissed { .. }
         | Fact::ClassForgotten { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }

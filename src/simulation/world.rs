@@ -116,6 +116,7 @@ impl World {
             os: "linux".into(),
             labels: if general || word.chance(500) { zone } else { BTreeMap::new() },
             taints: if general || word.chance(700) { BTreeSet::new() } else { ["spot".into()].into() },
+            group: None,
             resources: (!opaque).then(|| Resources::new(cpu, 1 << 30)),
             slots: self.options.slots.unwrap_or(u32::try_from(word.between(2, 8)).expect("a small number")),
         }

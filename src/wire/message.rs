@@ -65,6 +65,7 @@ pub fn read_heartbeat_answer(body: &[u8]) -> Result<HeartbeatAnswer, Malformed> 
         number: fields.number("number").required(&fields, "number")?,
         stop: stop.iter().map(read_stop).collect::<Result<_, _>>()?,
         register: fields.flag("register")?.unwrap_or(false),
+        leave: fields.flag("leave")?.unwrap_or(false),
     })
 }
 
@@ -74,6 +75,7 @@ pub fn write_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
         number: answer.number,
         stop: answer.stop.iter().map(StopJson::of).collect(),
         register: answer.register,
+        leave: answer.leave,
     })
 }
 
@@ -310,6 +312,8 @@ struct HeartbeatAnswerJson {
     number: u64,
     stop: Vec<StopJson>,
     register: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leave: bool,
 }
 
 #[derive(Serialize)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
-    Change, Class, Head, Key, Kind, Limits, Offer, Pool, Queue, Resources, Row, Runner, Shape, Standing,
-    Task, TaskState, Time, TurnRecord,
+    Change, Class, Group, Head, Key, Kind, Limits, Offer, Pool, Queue, Resources, Row, Runner, Shape,
+    Standing, Stopped, Task, TaskState, Terms, Time, TurnRecord,
 };
 use longshore::ports::table::TURNS_KEPT;
 use longshore::ports::{Commit, Follow, Table};
@@ -308,6 +308,7 @@ fn one_of_each() -> Vec<Row> {
         os: "linux".into(),
         labels: [("zone".into(), "a".into())].into(),
         taints: ["gpu".into()].into(),
+        group: None,
         resources: Some(Resources::new(4_000, 1 << 33)),
         slots: 4,
     });
@@ -333,12 +334,21 @@ fn one_of_each() -> Vec<Row> {
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
         row("late", 1),
+        Row::Group(Arc::new(Group {
+            id: id("g"),
+            terms: Terms { max_runners: Some(2), ordered: true, stop_on_failure: true },
+            build: Some(id("b")),
+            stopped: Some(Stopped { after: Some(3), reason: "t ended failed".into() }),
+            modification_count: 9,
+            last_modified: Time(8),
+            extra: Default::default(),
+        })),
         Row::Pool(Pool { frozen: Some("it was".into()), unsafe_since: None }),
     ];
     for row in &rows {
         match row.key() {
             Key::Task(_) | Key::Spec(_) | Key::Runner(_) | Key::Queue(_) => {}
-            Key::Class(_) | Key::EarlyCancel(_) | Key::Pool => {}
+            Key::Class(_) | Key::EarlyCancel(_) | Key::Group(_) | Key::Pool => {}
         }
     }
     rows
@@ -361,6 +371,7 @@ pub(crate) fn task(name: &str) -> Task {
         os: "linux".into(),
         labels: [("zone".into(), "a".into())].into(),
         tolerations: Default::default(),
+        group: Some(id("g")),
     };
     Task {
         id: id(name),
@@ -369,6 +380,7 @@ pub(crate) fn task(name: &str) -> Task {
         priority: -3,
         build: None,
         jobs: Arc::new([]),
+        index: Some(7),
         limits: Arc::new(limits),
         content: Uuid::from_u128(77),
         sequence: 12,

@@ -58,6 +58,7 @@ pub fn submission(number: usize, body: usize) -> NewTask {
         priority: i32::try_from(number % 3).expect("it is small"),
         build: None,
         jobs: Arc::from([]),
+        grouping: Default::default(),
         limits: Arc::new(limits(IfUnplaceable::Hold)),
         content: Uuid::nil(),
         body: "x".repeat(body).into(),
@@ -87,6 +88,7 @@ fn runner(number: usize, cores: u64) -> Runner {
         os: "linux".into(),
         labels: Default::default(),
         taints: BTreeSet::new(),
+        group: None,
         resources: Some(Resources::new(cores * 1_000, cores << 31)),
         slots: 10_000,
     };
@@ -123,6 +125,7 @@ fn shape(number: usize, from_cores: u64) -> Shape {
         os: "".into(),
         labels: Default::default(),
         tolerations: BTreeSet::new(),
+        group: None,
     }
 }
 
@@ -138,6 +141,7 @@ fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
         priority: i32::try_from(number % 3).expect("it is small"),
         build: None,
         jobs: Arc::from([]),
+        index: None,
         limits,
         content: Uuid::nil(),
         sequence: number as u64,

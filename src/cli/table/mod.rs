@@ -47,7 +47,7 @@ enum What {
 
 #[derive(Debug, Args)]
 struct Rows {
-    /// Only rows of this kind: task, spec, runner, queue, class, early_cancel or pool
+    /// Only rows of this kind: task, spec, runner, queue, class, early_cancel, group or pool
     #[arg(long)]
     kind: Option<String>,
     #[command(flatten)]
@@ -241,6 +241,10 @@ fn about(row: &Row) -> String {
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
+        Row::Group(group) => match &group.stopped {
+            Some(stopped) => format!("stopped: {}, change {}", stopped.reason, group.modification_count),
+            None => format!("goes on, change {}", group.modification_count),
+        },
         Row::Pool(pool) => match &pool.frozen {
             Some(why) => format!("frozen: {why}"),
             None => "in order".to_owned(),
