@@ -20,7 +20,7 @@ fn refused(text: &str) -> String {
 
 #[test]
 fn a_registration_is_read_back_as_it_was_written() {
-    let text = r#"{"id": "r1", "incarnation": "i1", "kinds": ["build"], "queues": ["q1", "q2"], "group": null,
+    let text = r#"{"id": "r1", "incarnation": "i1", "kinds": ["build"], "queues": ["q1", "q2"], "group": "g1",
         "class": "large", "intent": null, "arch": "amd64", "os": "linux", "labels": {"zone": "eu"},
         "taints": ["spot"], "cost": 2.5, "resources": {"cpu": 7.5, "memory": "32GiB", "gpu": 2}, "slots": 9,
         "artifacts": ["sha256-aa"], "running": [{"id": "t1", "token": "1.2.3"}],
@@ -30,6 +30,7 @@ fn a_registration_is_read_back_as_it_was_written() {
     assert_eq!(read.offer.resources.as_ref().expect("divisible").cpu, 7_500);
     assert_eq!(read.offer.resources.as_ref().expect("divisible").amount("gpu"), 2);
     assert_eq!(read.offer.queues.len(), 2);
+    assert_eq!(read.offer.group, Some(id("g1")));
     assert_eq!(read.cost, 2.5);
     assert_eq!(read.running[0].token.to_string(), "1.2.3");
     let again = read_registration(&write_registration(&read), Some(&id("r1"))).expect("our own words");
@@ -59,7 +60,7 @@ fn a_complaint_names_the_field_what_stood_there_and_what_was_expected() {
     assert!(with(r#""resources":{"cpu":0.0005}"#).contains("up to three decimals"));
     assert!(with(r#""resources":{"gpu":1.5}"#).contains("whole count"));
     assert!(with(r#""resources":{"cpu":1000001}"#).contains("at most 1000000 is allowed"));
-    assert!(with(r#""group":"g1""#).contains("not supported by this version yet"));
+    assert!(with(r#""group":"g.1""#).contains("has '.' at position 1"));
     assert!(with(r#""intent":"n1""#).contains("not supported by this version yet"));
     assert!(with(r#""protocol":2"#).contains(r#"field "protocol" (2)"#));
     assert!(with(r#""v":2"#).contains(r#"field "v" (2)"#));

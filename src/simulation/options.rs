@@ -17,6 +17,8 @@ pub struct Options {
     pub slots: Option<u32>,
     pub jobs: usize,
     pub builds: usize,
+    /// How many groups some of the jobs, and some of the runners, belong to.
+    pub groups: usize,
     /// The most jobs a build submits.
     pub jobs_of_build: u64,
     /// Producers submit within this span, in milliseconds.
@@ -166,6 +168,7 @@ impl Options {
             safeguards: Safeguards::default(),
             budget: Budget { rows: *random.pick(&[12, 40, 4_000]), bytes: usize::MAX },
             faults: Faults::drawn(random),
+            groups: *random.pick(&[0, 0, 2, 3]),
             transcript: 0,
         }
     }
@@ -177,6 +180,7 @@ impl Options {
             runners: 6,
             jobs: 200,
             builds: 0,
+            groups: 0,
             submit_within: 10_000,
             longest_work: 4_000,
             faulty_for: 60_000,
@@ -214,6 +218,7 @@ impl Options {
             slots: Some(4),
             jobs: 0,
             builds: 4,
+            groups: 0,
             jobs_of_build: 1,
             submit_within: 100,
             builds_first: true,
@@ -237,6 +242,13 @@ impl Options {
     pub fn clocks_that_are_slow(seed: u64) -> Self {
         let faults = Faults { runner_cut_every: 4_000, drift: 100, ..Faults::none() };
         Self { runners: 6, jobs: 40, longest_work: 30_000, faults, ..Self::drawn(seed) }
+    }
+
+    /// Most work belongs to a group, and much of it fails.
+    pub fn full_of_groups(seed: u64) -> Self {
+        let world = Self::drawn(seed);
+        let faults = Faults { work_failed: 80, ..world.faults };
+        Self { groups: 3, runners: 5, jobs: 40, longest_work: 8_000, faults, ..world }
     }
 
     /// With the default settings.

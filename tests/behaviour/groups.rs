@@ -106,7 +106,11 @@ fn a_lower_index_that_comes_late_goes_next_and_a_gap_holds_nobody() {
     world.submit(task("t5").step("g", ANY, 5));
     world.submit(task("t9").step("g", ANY, 9));
     world.submit(task("t2").step("g", ANY, 2));
-    assert_eq!(world.where_is("t5"), "r1");
+    assert_eq!(
+        (world.where_is("t5"), world.where_is("t2")),
+        ("r1".into(), "pending".into()),
+        "one at a time"
+    );
     world.succeed("t5");
     assert_eq!((world.where_is("t2"), world.where_is("t9")), ("r1".into(), "pending".into()));
     world.succeed("t2");

@@ -1,8 +1,8 @@
 //! Members: which tasks each group has, which runners it is bound to, and whose turn it is.
 //!
 //! Law: derived from the rows of tasks and groups alone, through `State::put`. A group is bound to the runners
-//! that hold a task of it, and to no other. In an ordered group it is the turn of the live task with the lowest
-//! index: the next one's comes when that has ended.
+//! that hold a task of it, and to no other. In an ordered group it is the turn of the task that a runner holds, or
+//! else of the live task with the lowest index: the next one's comes when that has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -34,6 +34,8 @@ pub struct Members {
     most: usize,
     /// Tasks that have not ended.
     live: BTreeSet<Place>,
+    /// Live tasks that a runner holds.
+    held: BTreeSet<Place>,
     /// Live tasks that were not asked to end yet.
     unasked: BTreeSet<Place>,
     /// How many of its tasks are known, also ended ones.
@@ -63,6 +65,7 @@ impl Default for Members {
             ordered: false,
             most: usize::MAX,
             live: BTreeSet::new(),
+            held: BTreeSet::new(),
             unasked: BTreeSet::new(),
             known: 0,
             indexes: BTreeMap::new(),
@@ -128,7 +131,7 @@ impl Members {
 
     /// In an ordered group, the task whose turn it is.
     fn head(&self) -> Option<&TaskId> {
-        self.live.first().filter(|_| self.ordered).map(|place| &place.task)
+        self.held.first().or(self.live.first()).filter(|_| self.ordered).map(|place| &place.task)
     }
 
     /// A task that is to end because its group has stopped, and was not asked to yet.
@@ -264,6 +267,7 @@ impl Members {
             let binding = self.bound.entry(held.runner.clone()).or_default();
             binding.tasks += 1;
             binding.builds += u32::from(task.kind() == Kind::Build);
+            self.held.insert(place.clone());
         }
         if task.is_ended() {
             return;
@@ -290,6 +294,7 @@ impl Members {
                 self.bound.remove(&held.runner);
             }
         }
+        self.held.remove(&place);
         self.unasked.remove(&place);
         self.live.remove(&place);
     }

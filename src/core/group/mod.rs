@@ -1,8 +1,8 @@
 //! Groups: tasks that share a bound on their runners, an order, or a fate.
 //!
 //! Laws: a group is bound to at most `max_runners` runners. The tasks of an ordered group start in the order of
-//! their index, each once every known task before it has ended, so a task that comes back starts again before
-//! any later one. A task that ends other than `succeeded` stops a group with `stop_on_failure`: in an ordered
+//! their index, one at a time, each once every known task before it has ended; so a task that comes back starts
+//! again before any later one. A task that ends other than `succeeded` stops a group with `stop_on_failure`: in an ordered
 //! group what comes after it, else all of it, ends `cancelled`, over as many turns as that takes. A runner
 //! dedicated to a group that can have nothing more of it is told to leave.
 
