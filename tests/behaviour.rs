@@ -6,6 +6,7 @@ mod behaviour {
     mod builds;
     mod commands;
     mod explain;
+    mod group_laws;
     mod groups;
     mod leases;
     mod lifecycle;

@@ -70,10 +70,7 @@ async fn a_task_that_cannot_be_read_is_refused_with_its_field_and_value() {
             json!({"id": "a", "group": {"id": "g", "max_runners": 0}}),
             &["group.max_runners", "0", "1 to 100000"],
         ),
-        (
-            json!({"id": "a", "group": {"id": "g", "ordered": true}}),
-            &["group.index", "is missing"],
-        ),
+        (json!({"id": "a", "group": {"id": "g", "ordered": true}}), &["group.index", "is missing"]),
         (json!({"id": "a", "group": {"id": "g", "index": -1}}), &["group.index", "-1", "0 to 1000000000"]),
     ];
     for (task, named) in cases {
