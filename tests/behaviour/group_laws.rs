@@ -81,16 +81,26 @@ fn apply(world: &mut World, step: Step, number: usize, groups: &[(String, Terms)
             let made = grouped(made, groups.get(group), index);
             // Its jobs are of its own group, of another, or of none.
             let mut job = task("x").arch(arch(wanted)).shape();
-            job.group = groups.get((number + group) % 5).map(|(name, _)| id(name));
+            job.group = groups.get([group, number % 4][number % 2]).map(|(name, _)| id(name));
             world.submit(made.jobs([job]).if_unplaceable(IfUnplaceable::Hold));
         }
         Step::Submit { group, index, cpu, arch: wanted, of, retries, .. } => {
-            let made = task(&format!("t{number}")).arch(arch(wanted)).retries(retries);
-            let made = match of {
-                None => made.cpu(cpu),
-                Some(of) => made.of(&format!("t{of}")),
-            };
-            world.submit(grouped(made, groups.get(group), index).if_unplaceable(IfUnplaceable::Hold));
+            let mut made = task(&format!("t{number}")).arch(arch(wanted)).retries(retries);
+            let mut group = groups.get(group);
+            match of.map(|of| format!("t{of}")) {
+                None => made = made.cpu(cpu),
+                Some(of) => {
+                    // A job of a build is one that the build has declared.
+                    let declared = world.state.task(&of).and_then(|build| build.jobs.first().cloned());
+                    if let Some(shape) = declared {
+                        let named = shape.group.as_ref().map(|group| group.as_str());
+                        group = groups.iter().find(|(name, _)| named == Some(name));
+                        made = made.change(|task| task.shape = shape);
+                    }
+                    made = made.of(&of);
+                }
+            }
+            world.submit(grouped(made, group, index).if_unplaceable(IfUnplaceable::Hold));
         }
         Step::End { which, outcome } => {
             let held = held(world);

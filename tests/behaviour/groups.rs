@@ -278,6 +278,50 @@ fn an_ordered_group_mixes_no_builds() {
 }
 
 #[test]
+fn the_rule_for_builds_counts_where_builds_bind_a_group() {
+    let fleet = || World::with_runners([runner("amd").cpu(4), runner("arm").arch("arm64").cpu(4)]);
+    let job = || task("x").arch("arm64").group("g", at_most(1)).shape();
+
+    let mut world = fleet();
+    world.submit(build("b").group("g", at_most(1)).jobs([job()]));
+    assert_eq!(world.where_is("b"), "arm", "on amd its own job could not reach it");
+    world.submit(task("j").arch("arm64").of("b").group("g", at_most(1)));
+    assert_eq!(world.where_is("j"), "arm");
+    let Submitted::Rejected { reason } =
+        world.submit(build("c").arch("amd64").group("g", at_most(1)).jobs([job()]))
+    else {
+        panic!("it could never run beside its jobs")
+    };
+    assert!(reason.contains("no runner would have room for its job"), "{reason}");
+
+    let mut world = fleet();
+    world.submit(build("b").arch("amd64").jobs([job()]));
+    assert_eq!(world.where_is("b"), "amd");
+    world.submit(build("c").arch("amd64").group("g", at_most(1)).jobs([task("x").shape()]));
+    assert_eq!(world.where_is("c"), "pending", "bound to amd, the group would have no room for b's job");
+    assert!(matches!(world.why("c").runners[0].1, Some(Misfit::NoRoomForJobs { .. })));
+    world.submit(task("j").arch("arm64").of("b").group("g", at_most(1)));
+    assert_eq!(world.where_is("j"), "arm");
+    world.succeed("j");
+    world.succeed("b");
+    assert_eq!(world.where_is("c"), "amd");
+}
+
+#[test]
+fn a_runner_of_a_group_is_no_room_for_jobs_of_others_and_stays_while_a_build_may_need_it() {
+    let mut world = World::with_runners([runner("host").cpu(1), runner("own").cpu(4).dedicated("g")]);
+    world.submit(build("b").if_unplaceable(IfUnplaceable::Hold));
+    assert_eq!(world.where_is("b"), "pending", "its jobs are of no group, and host would be full");
+    world.submit(build("c").jobs([task("x").group("g", ANY).shape()]));
+    assert_eq!(world.where_is("c"), "host");
+    world.submit(task("j").of("c").group("g", ANY));
+    world.succeed("j");
+    assert!(!world.beat("own", &[]).leave, "c may submit another");
+    world.succeed("c");
+    assert!(world.beat("own", &[]).leave);
+}
+
+#[test]
 fn a_group_is_forgotten_with_its_last_task_and_may_begin_anew() {
     let mut world = World::with_runners([runner("r1").cpu(8)]);
     world.submit(task("a").group("g", STOPS));
