@@ -6,6 +6,8 @@ mod behaviour {
     mod builds;
     mod commands;
     mod explain;
+    mod group_laws;
+    mod groups;
     mod ladder;
     mod leases;
     mod lifecycle;

@@ -12,6 +12,8 @@ mod bad_input;
 mod events;
 #[path = "http_api/fleet.rs"]
 mod fleet;
+#[path = "http_api/groups.rs"]
+mod groups;
 #[path = "http_api/listing.rs"]
 mod listing;
 #[path = "http_api/operating.rs"]

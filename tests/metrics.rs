@@ -86,6 +86,8 @@ fn everything() -> Vec<Fact> {
         Fact::RunnerDraining { runner: runner.clone() },
         Fact::RunnerLost { runner: runner.clone(), reason: "its lease lapsed".into(), tasks: 4 },
         Fact::RunnerLeft { runner: runner.clone() },
+        Fact::RunnerDismissed { runner: runner.clone(), group: id("g1") },
+        Fact::GroupStopped { group: id("g1"), task: id("t1"), reason: "t1 ended failed".into() },
         Fact::RunnerForgotten { runner },
         Fact::ClassForgotten { class: id("large") },
         Fact::QueuePaused { queue: id("default") },

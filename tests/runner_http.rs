@@ -110,6 +110,7 @@ impl Dispatcher {
             os: "".into(),
             labels: Default::default(),
             taints: BTreeSet::new(),
+            group: None,
             resources: None,
             slots: 2_000,
         };
@@ -164,7 +165,7 @@ async fn heartbeat(State(shared): State<Shared>, Path(id): Path<String>, body: B
     let beat = read_heartbeat(&body, Some(&runner)).expect("well-formed");
     heard.heartbeats += 1;
     let register = std::mem::take(&mut heard.forgotten);
-    let answer = HeartbeatAnswer { number: beat.number, artifacts: None, stop: Vec::new(), register };
+    let answer = HeartbeatAnswer { number: beat.number, register, ..HeartbeatAnswer::default() };
     broken(&heard).unwrap_or_else(|| write_heartbeat_answer(&answer).into_response())
 }
 

@@ -36,6 +36,7 @@ fn offer() -> Arc<Offer> {
         os: "".into(),
         labels: Default::default(),
         taints: BTreeSet::new(),
+        group: None,
         resources: None,
         slots: 2_000,
     })

@@ -33,6 +33,7 @@ fn offer() -> Offer {
         os: "linux".into(),
         labels: Default::default(),
         taints: BTreeSet::from(["spot".into()]),
+        group: None,
         resources: Some(Resources::new(4_000, 8 << 30)),
         slots: 3,
     }
@@ -357,6 +358,22 @@ fn asked_to_register_again_it_keeps_its_work_and_ends_what_is_not_counted_as_its
     assert_eq!(registration.running.len(), 2);
     world.answer_registration(number, TABLE, 20, &[held("t1", "1.10.0")]);
     assert_eq!(world.stops(), [("t2".to_owned(), ms(0))]);
+}
+
+#[test]
+fn told_to_leave_it_lets_what_runs_end_and_leaves_by_itself() {
+    let mut world = World::registered();
+    world.run("t1", "1.10.0");
+    world.pass(ms(5_000));
+    let number = world.heartbeats()[0].number;
+    let answer = HeartbeatAnswer { number, leave: true, ..HeartbeatAnswer::default() };
+    world.happens(Input::HeartbeatAnswered(answer));
+    assert!(!world.session.takes_work());
+    assert!(world.stops().is_empty(), "what it was given all the same runs on");
+    world.ends("t1", "1.10.0", AttemptOutcome::Succeeded);
+    world.happens(Input::ReportsTaken { through: u64::MAX - 1 });
+    assert!(world.session.has_left());
+    assert!(world.out.iter().any(|output| matches!(output, Output::Leave(_))));
 }
 
 #[test]

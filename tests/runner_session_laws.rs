@@ -67,6 +67,7 @@ impl World {
             os: "".into(),
             labels: BTreeMap::new(),
             taints: BTreeSet::new(),
+            group: None,
             resources: Some(Resources::new(2_000, 1 << 30)),
             slots: 4,
         };

@@ -81,6 +81,11 @@ fn two_hundred_tasks_that_wait_for_artifacts_are_never_five_seconds_without_prog
 }
 
 #[test]
+fn worlds_full_of_groups_end_well() {
+    all_pass(seeds(150), full_of_groups);
+}
+
+#[test]
 fn four_slots_and_four_builds_that_wait_for_their_jobs_all_end() {
     for seed in 0..10 {
         passes(seed, Options::builds_that_fill_the_slots());
@@ -128,6 +133,10 @@ fn full_of_builds(_: u64) -> Options {
     Options::builds_that_fill_the_slots()
 }
 
+fn full_of_groups(seed: u64) -> Options {
+    Options::full_of_groups(seed)
+}
+
 macro_rules! knock_outs {
     ($($name:ident: $($field:ident).+ in $world:ident;)+) => {
         $(#[test]
@@ -146,6 +155,9 @@ knock_outs! {
     runners_must_not_be_given_more_than_they_have: settings.guards.capacity in any_world;
     ended_tasks_must_be_remembered: settings.guards.tombstones in any_world;
     leases_must_be_armed_in_full_at_a_take_over: settings.guards.rearm_leases in any_world;
+    groups_must_keep_their_bound: settings.guards.group_bound in full_of_groups;
+    groups_must_keep_their_order: settings.guards.group_order in full_of_groups;
+    groups_must_stop_after_a_failure: settings.guards.group_stops in full_of_groups;
     work_must_end_with_its_lease: safeguards.lease_ends_work in any_world;
     tokens_that_are_over_must_be_refused: safeguards.spent_tokens in any_world;
 }

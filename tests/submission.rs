@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore::core::settings::Settings;
-use longshore::model::{IfUnplaceable, Kind, NewTask, Resources, Time, Traceparent};
+use longshore::model::{Grouping, IfUnplaceable, Kind, NewTask, Resources, Terms, Time, Traceparent};
 use longshore::wire::submission::{BodyError, Outside, Refused, read_body_from, read_submissions};
 use serde_json::{Value, json};
 
@@ -211,9 +211,38 @@ fn wrong_types_are_named_and_never_bent() {
 }
 
 #[test]
-fn a_future_version_and_a_group_are_refused_and_not_ignored() {
+fn a_future_version_is_refused_and_not_ignored() {
     assert!(complaint("v", json!(2)).starts_with("field \"v\" (2): this version reads 1"));
-    assert!(complaint("group", json!({"id": "g1"})).contains("groups are not supported by this version yet"));
+}
+
+#[test]
+fn a_group_is_part_of_the_shape_and_its_settings_are_read() {
+    let group = json!({"id": "g1", "max_runners": 2, "ordered": true, "index": 3, "stop_on_failure": true});
+    let read = task(json!({"id": "t1", "group": group}));
+    assert_eq!(read.shape.group.as_ref().map(|group| group.as_str()), Some("g1"));
+    assert_eq!(read.grouping.index, Some(3));
+    let Terms { max_runners, ordered, stop_on_failure } = read.grouping.terms;
+    assert_eq!((max_runners, ordered, stop_on_failure), (Some(2), true, true));
+    let read = task(json!({"id": "t1", "group": {"id": "g1", "index": 3}}));
+    assert_eq!(read.grouping, Grouping::default(), "an index counts in an ordered group only");
+    assert_eq!(
+        complaint("group", json!({"id": "g1", "max_runners": 0})),
+        "field \"group.max_runners\" (0): expected a whole number from 1 to 100000, or nothing for no limit"
+    );
+    let said = complaint("group", json!({"id": "g1", "ordered": true}));
+    assert!(said.starts_with("field \"group.index\" is missing; the tasks of an ordered group"), "{said}");
+}
+
+#[test]
+fn a_build_without_declared_jobs_has_jobs_of_its_own_group_and_declared_ones_name_theirs() {
+    let group = json!({"id": "g1"});
+    let read = task(json!({"id": "b1", "kind": "build", "group": group}));
+    assert_eq!(read.jobs[0].group.as_ref().map(|group| group.as_str()), Some("g1"));
+    let jobs = json!([{"resources": {"cpu": 1}}, {"group": {"id": "g2"}}]);
+    let read = task(json!({"id": "b1", "kind": "build", "group": group, "jobs": jobs}));
+    let named: Vec<Option<&str>> =
+        read.jobs.iter().map(|job| job.group.as_ref().map(|group| group.as_str())).collect();
+    assert_eq!(named, [None, Some("g2")]);
 }
 
 #[test]

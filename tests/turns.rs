@@ -27,6 +27,7 @@ fn offer(slots: u32) -> Arc<Offer> {
         os: "".into(),
         labels: Default::default(),
         taints: Default::default(),
+        group: None,
         resources: None,
         slots,
     })

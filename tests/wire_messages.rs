@@ -24,7 +24,7 @@ fn refused(text: &str) -> String {
 
 #[test]
 fn a_registration_is_read_back_as_it_was_written() {
-    let text = r#"{"id": "r1", "incarnation": "i1", "kinds": ["build"], "queues": ["q1", "q2"], "group": null,
+    let text = r#"{"id": "r1", "incarnation": "i1", "kinds": ["build"], "queues": ["q1", "q2"], "group": "g1",
         "class": "large", "intent": null, "arch": "amd64", "os": "linux", "labels": {"zone": "eu"},
         "taints": ["spot"], "cost": 2.5, "resources": {"cpu": 7.5, "memory": "32GiB", "gpu": 2}, "slots": 9,
         "artifacts": ["sha256-aa"], "running": [{"id": "t1", "token": "1.2.3"}],
@@ -34,6 +34,7 @@ fn a_registration_is_read_back_as_it_was_written() {
     assert_eq!(read.offer.resources.as_ref().expect("divisible").cpu, 7_500);
     assert_eq!(read.offer.resources.as_ref().expect("divisible").amount("gpu"), 2);
     assert_eq!(read.offer.queues.len(), 2);
+    assert_eq!(read.offer.group, Some(id("g1")));
     assert_eq!(read.cost, 2.5);
     assert_eq!(read.running[0].token.to_string(), "1.2.3");
     assert_eq!(read.artifacts, Some(vec![artifact("sha256-aa")]));
@@ -64,7 +65,7 @@ fn a_complaint_names_the_field_what_stood_there_and_what_was_expected() {
     assert!(with(r#""resources":{"cpu":0.0005}"#).contains("up to three decimals"));
     assert!(with(r#""resources":{"gpu":1.5}"#).contains("whole count"));
     assert!(with(r#""resources":{"cpu":1000001}"#).contains("at most 1000000 is allowed"));
-    assert!(with(r#""group":"g1""#).contains("not supported by this version yet"));
+    assert!(with(r#""group":"g.1""#).contains("has '.' at position 1"));
     assert!(with(r#""intent":"n1""#).contains("not supported by this version yet"));
     assert!(with(r#""protocol":2"#).contains(r#"field "protocol" (2)"#));
     assert!(with(r#""v":2"#).contains(r#"field "v" (2)"#));
@@ -109,7 +110,13 @@ fn answers_heartbeats_and_farewells_are_read_back_as_they_were_written() {
     assert_eq!(read, heartbeat);
 
     let stop = StopOrder { id: held.id.clone(), token: held.token, reason: "asked back".into() };
-    let answer = HeartbeatAnswer { number: 17, artifacts: Some(4), stop: vec![stop.clone()], register: true };
+    let answer = HeartbeatAnswer {
+        number: 17,
+        artifacts: Some(4),
+        stop: vec![stop.clone()],
+        register: true,
+        leave: true,
+    };
     assert_eq!(read_heartbeat_answer(&write_heartbeat_answer(&answer)).expect("our own words"), answer);
 
     let leave = Leave { runner: id("r1"), incarnation: "i".into(), handback: vec![id("t1")] };

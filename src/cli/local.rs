@@ -113,6 +113,7 @@ impl Local {
             os: "linux".into(),
             labels: Default::default(),
             taints: BTreeSet::new(),
+            group: None,
             resources: Some(Resources::new(spec.cpu, spec.memory)),
             slots: spec.slots,
         };

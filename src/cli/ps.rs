@@ -28,6 +28,9 @@ pub(super) struct Ps {
     /// Only jobs of this build
     #[arg(long)]
     build: Option<String>,
+    /// Only tasks of this group
+    #[arg(long)]
+    group: Option<String>,
     /// Show at most so many
     #[arg(long, default_value_t = 100)]
     limit: usize,
@@ -44,6 +47,7 @@ impl Ps {
             ("queue", &self.queue),
             ("tenant", &self.tenant),
             ("build", &self.build),
+            ("group", &self.group),
         ];
         let filters: Vec<(&str, String)> =
             filters.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect();

@@ -15,7 +15,7 @@ use super::nats::NatsArgs;
 use super::{LogArgs, key_value, machine, signals};
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
-use crate::model::{ClassId, Kind, Offer, QueueId, Resources, RunnerId};
+use crate::model::{ClassId, GroupId, Kind, Offer, QueueId, Resources, RunnerId};
 use crate::runner::backend::{Backend, NoopBackend, ProcessBackend};
 use crate::runner::http::HttpLink;
 use crate::runner::link::Link;
@@ -58,6 +58,9 @@ pub(super) struct Runner {
     /// Take only tasks from this queue [default: any]
     #[arg(long = "queue", value_name = "QUEUE")]
     queues: Vec<QueueId>,
+    /// Take only tasks of this group, and leave when it has nothing more for this runner
+    #[arg(long, value_name = "GROUP")]
+    group: Option<GroupId>,
     /// Take only this kind: job or build [default: both]
     #[arg(long = "kind", value_name = "KIND")]
     kinds: Vec<KindArg>,
@@ -151,6 +154,7 @@ impl Runner {
                 .map(|(name, value)| (name.as_str().into(), value.as_str().into()))
                 .collect(),
             taints: self.taints.iter().map(|taint| taint.as_str().into()).collect(),
+            group: self.group.clone(),
             resources: Some(Resources::new(self.cpu.unwrap_or_else(machine::cpu), memory)),
             slots: self.slots,
         };

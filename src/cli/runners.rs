@@ -93,7 +93,7 @@ fn one(paper: Paper, runner: &Value) {
     for (name, value) in [("platform", platform), ("cpu", held("cpu")), ("memory", held("memory"))] {
         paper.line(format!("  {name:<10}{value}"));
     }
-    for name in ["slots", "class", "cost", "queues", "kinds", "labels", "taints", "version"] {
+    for name in ["slots", "class", "cost", "queues", "group", "kinds", "labels", "taints", "version"] {
         let found = runner.get(name).or_else(|| runner.get("capacity")?.get(name));
         if let Some(value) = found.map(plainly).filter(|value| !value.is_empty()) {
             paper.line(format!("  {name:<10}{value}"));

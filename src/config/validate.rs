@@ -268,6 +268,7 @@ fn class(section: &ClassSection) -> Checked<Class> {
         os: section.os.as_str().into(),
         labels: section.labels.iter().map(|(k, v)| (Arc::from(&**k), Arc::from(&**v))).collect(),
         taints: section.taints.iter().map(|taint| Arc::from(&**taint)).collect(),
+        group: None,
         resources: class_resources(section)?,
         slots: small("slots", section.slots, 1, 10_000)?,
     };

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::draft::Draft;
+use super::group;
 use super::input::Submitted;
 use super::state::Window;
 use super::{locality, timers, verdict};
@@ -21,11 +22,16 @@ pub(super) fn submit(draft: &mut Draft, new: &NewTask, sequence: u64) -> Submitt
     if let Some(known) = draft.task(&new.id).filter(|known| tombstones || !known.is_ended()) {
         return repeated(draft, new, &known);
     }
+    if let Some(reason) = group::contradiction(draft.state, new) {
+        refuse(draft, new, "conflict", &reason);
+        return Submitted::Conflict { reason };
+    }
     if let Some(reason) = no_room(draft, new) {
         refuse(draft, new, "full", &reason);
         return Submitted::Full { reason };
     }
     let task = pending(draft, new);
+    group::found(draft, new);
     if let Some(cancel) = draft.state.early_cancels.get(&new.id).filter(|cancel| cancel.sequence > sequence) {
         let reason = cancel.reason.clone();
         return end_at_once(draft, new, task, Outcome::Cancelled, &reason);
@@ -34,6 +40,9 @@ pub(super) fn submit(draft: &mut Draft, new: &NewTask, sequence: u64) -> Submitt
         return end_at_once(draft, new, task, Outcome::Rejected, &reason);
     }
     if let Some(reason) = build_is_over(draft, new) {
+        return end_at_once(draft, new, task, Outcome::Cancelled, &reason);
+    }
+    if let Some(reason) = group::is_over(draft.state, &task) {
         return end_at_once(draft, new, task, Outcome::Cancelled, &reason);
     }
     if let Some(reason) = hopeless(draft, new, &task) {
@@ -56,6 +65,7 @@ fn pending(draft: &mut Draft, new: &NewTask) -> Task {
         priority: new.priority,
         build: new.build.clone(),
         jobs: new.jobs.clone(),
+        index: new.grouping.index,
         limits: new.limits.clone(),
         artifacts: new.artifacts.clone(),
         wait: None,
@@ -69,7 +79,8 @@ fn pending(draft: &mut Draft, new: &NewTask) -> Task {
         state: TaskState::Pending { since: draft.now, not_before: new.limits.not_before, reason: None },
         extra: Default::default(),
     };
-    if timers::waits_until(draft.state, &task).is_none() {
+    // Whose turn it is in a group is known once the task is in it.
+    if timers::waits_until(draft.state, &task).is_none() && task.shape.group.is_none() {
         task.wait = locality::wait_of(draft.state, &task);
     }
     draft.state.intern.share(&mut task);

@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::settings::Order;
-use crate::model::{Shape, Task};
+use crate::model::{GroupId, Shape, Task};
 
 /// What the tasks of one line have in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +83,8 @@ pub struct Place {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Backlog {
     lines: BTreeMap<LineKey, BTreeSet<Rank>>,
+    /// The lines of each group that has one.
+    groups: BTreeMap<GroupId, BTreeSet<LineKey>>,
 }
 
 impl Backlog {
@@ -94,6 +96,9 @@ impl Backlog {
             }
             None => {
                 self.lines.insert(key.clone(), BTreeSet::from([rank]));
+                if let Some(group) = &key.shape.group {
+                    self.groups.entry(group.clone()).or_default().insert(key.clone());
+                }
             }
         }
     }
@@ -104,8 +109,24 @@ impl Backlog {
             line.remove(&rank);
             if line.is_empty() {
                 self.lines.remove(key);
+                self.forget_line(key);
             }
         }
+    }
+
+    fn forget_line(&mut self, key: &LineKey) {
+        let Some(group) = &key.shape.group else { return };
+        if let Some(lines) = self.groups.get_mut(group) {
+            lines.remove(key);
+            if lines.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    /// The lines of a group.
+    pub fn lines_of(&self, group: &GroupId) -> impl Iterator<Item = &LineKey> {
+        self.groups.get(group).into_iter().flatten()
     }
 
     /// Whether a task stands in this line.

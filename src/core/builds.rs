@@ -21,19 +21,32 @@ use crate::model::{Fact, Kind, RunnerId, RunnerState, Shape, Stop, StopCause, Ta
 #[derive(Debug, Default)]
 pub(super) struct Witnesses(FxHashMap<Arc<Shape>, RunnerId>);
 
-/// Whether one job of `shape` could run on `seat` once all jobs there have ended, with `extra` there besides.
-fn has_room(seat: &Seat, shape: &Shape, extra: Option<&Shape>) -> bool {
+/// A build that is to start, and where.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    build: &'a Shape,
+    host: &'a RunnerId,
+}
+
+/// Whether one job of `shape` could run on `seat` once all jobs have ended, with `start` there besides.
+fn has_room(state: &State, seat: &Seat, shape: &Shape, start: Option<Start<'_>>) -> bool {
     if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) {
         return false;
     }
     if fit::never(shape, &seat.runner.offer).is_some() {
         return false;
     }
-    match extra {
+    if let Some(group) = shape.group.as_ref().and_then(|group| state.groups().get(group)) {
+        let host = start.filter(|start| start.build.group == shape.group).map(|start| start.host);
+        if !group.admits_beside_builds(&seat.runner.id, host) {
+            return false;
+        }
+    }
+    match start.filter(|start| *start.host == seat.runner.id) {
         None => fit::room(shape, &seat.runner.offer, &seat.held_by_builds).is_none(),
-        Some(extra) => {
+        Some(Start { build, .. }) => {
             let mut used = seat.held_by_builds.clone();
-            used.add(extra);
+            used.add(build);
             fit::room(shape, &seat.runner.offer, &used).is_none()
         }
     }
@@ -57,10 +70,8 @@ fn keeps_room(
     build: &Shape,
     host: &Seat,
 ) -> bool {
-    let has = |seat: &Seat| {
-        let extra = (seat.runner.id == host.runner.id).then_some(build);
-        has_room(seat, shape, extra)
-    };
+    let start = Start { build, host: &host.runner.id };
+    let has = |seat: &Seat| has_room(state, seat, shape, Some(start));
     if witnesses.0.get(shape).and_then(|id| state.fleet().get(id)).is_some_and(has) {
         return true;
     }
@@ -75,7 +86,10 @@ fn keeps_room(
 
 /// A job shape of a running build that no runner has room for, even once all jobs have ended.
 pub fn stranded_shape(state: &State) -> Option<Arc<Shape>> {
-    state.job_shapes().find(|shape| !state.fleet().seats().any(|seat| has_room(seat, shape, None))).cloned()
+    state
+        .job_shapes()
+        .find(|shape| !state.fleet().seats().any(|seat| has_room(state, seat, shape, None)))
+        .cloned()
 }
 
 /// Notes when the rule stops or begins to hold, and hands the youngest build back once the grace is over.

@@ -77,7 +77,7 @@ fn stand(draft: &mut Draft, runner: &RunnerId, standing: Standing) -> Commanded 
     draft.fact(match &changed.standing {
         Standing::Ready => Fact::RunnerResumed { runner: id },
         Standing::Held { reason } => Fact::RunnerHeld { runner: id, reason: reason.clone() },
-        Standing::Draining => Fact::RunnerDraining { runner: id },
+        Standing::Draining | Standing::Dismissed => Fact::RunnerDraining { runner: id },
     });
     draft.put_runner(changed);
     Commanded::Done

@@ -102,7 +102,9 @@ impl<'a> Draft<'a> {
 
     /// Whether nothing more goes into this turn. Room for one more input's consequences is kept.
     pub fn is_full(&self) -> bool {
-        self.turn.changes.len() >= self.budget.rows || self.bytes >= self.budget.bytes
+        let groups = self.state.groups().unwritten();
+        self.turn.changes.len() + groups >= self.budget.rows
+            || self.bytes + groups * ROW_BYTES >= self.budget.bytes
     }
 
     /// Says that work is left for the next turn.
@@ -230,7 +232,11 @@ impl<'a> Draft<'a> {
         if let Some(until) = super::verdict::patience(task) {
             self.state.watch.unplaceable.remove(&(until, task.id.clone()));
         }
+        let outcome = ended.ending().map(|ending| ending.outcome);
         self.put_task(ended);
+        if let Some(outcome) = outcome {
+            super::group::ended(self, task, outcome);
+        }
     }
 
     /// Ends a task that the dispatcher itself decides about.

@@ -6,6 +6,7 @@
 use super::builds::{self, Witnesses};
 use super::fit::{self, Misfit};
 use super::fleet::Seat;
+use super::group;
 use super::ladder::Step;
 use super::locality;
 use super::reservation;
@@ -54,16 +55,19 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         None if runners.iter().any(|(_, misfit)| misfit.is_none()) => Verdict::FitsNow,
         None => Verdict::FitsLater,
     };
+    let has_turn = state.groups().has_turn(task);
     let mut reasons = waiting_reasons(state, task);
     match never {
         Some(misfits) if state.watch.leading && state.watch.is_settling() => {
             reasons.push(format!("the fleet is still settling; so far, {}", verdict::rejection(&misfits)));
         }
         Some(misfits) => reasons.push(verdict::rejection(&misfits)),
+        // Until its turn comes, no runner is what it waits for.
+        None if !has_turn => {}
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
     let waits = waits_until(state, task).is_some() || waiting_step(state, task).is_some();
-    let position = (!waits).then(|| {
+    let position = (has_turn && !waits).then(|| {
         let (key, rank) = state.place_of(task);
         state.backlog().ahead_of(&key, rank).0
     });
@@ -73,6 +77,9 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
 /// What keeps a pending task from being placed on a runner now.
 pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     if let Some(misfit) = seat.misfit(&task.shape, state.is_of_running_build(task)) {
+        return Some(misfit);
+    }
+    if let Some(misfit) = group::misfit(state, task, &seat.runner.id) {
         return Some(misfit);
     }
     if !locality::may_have(state, task, &seat.runner.id) {
@@ -124,8 +131,11 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
     if let TaskState::Pending { reason: Some(reason), .. } = &task.state {
         reasons.push(format!("it is pending again: {reason}"));
     }
+    let has_turn = state.groups().has_turn(task);
+    reasons.extend(group::waiting_reason(state, task));
     match waits_until(state, task) {
         Some(at) => reasons.push(format!("it waits until {at}")),
+        None if !has_turn => {}
         None if waiting_step(state, task).is_some() => reasons.extend(locality_reason(state, task)),
         None => {
             let (key, rank) = state.place_of(task);
@@ -197,6 +207,7 @@ pub fn idle(state: &State, seat: &Seat) -> String {
     match &seat.runner.standing {
         Standing::Held { reason } => return format!("it is held: {reason}"),
         Standing::Draining => return format!("it is draining; {} tasks are left", seat.tasks.len()),
+        Standing::Dismissed => return "its group has nothing left for it: it is told to leave".to_owned(),
         Standing::Ready => {}
     }
     if let Some(kept) = state.reservations().on(&seat.runner.id) {

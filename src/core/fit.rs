@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::resources::amount_text;
-use crate::model::{Kind, Offer, QueueId, Resources, Shape, TaskId, Time};
+use crate::model::{GroupId, Kind, Offer, QueueId, Resources, Shape, TaskId, Time};
 
 /// What tasks take of a runner.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,6 +43,10 @@ pub enum Misfit {
     },
     Queue {
         needs: QueueId,
+    },
+    /// The runner is dedicated to a group.
+    Group {
+        takes: GroupId,
     },
     Arch {
         needs: Arc<str>,
@@ -89,6 +93,16 @@ pub enum Misfit {
         task: TaskId,
         fits_by: Option<Time>,
     },
+    /// The task's group is bound to as many runners as it may be, and this is none of them.
+    GroupFull {
+        group: GroupId,
+        runners: usize,
+    },
+    /// Another task of the ordered group goes first.
+    NotItsTurn {
+        group: GroupId,
+        first: TaskId,
+    },
     /// Started here, the build would leave no room for a job of a running build.
     NoRoomForJobs {
         shape: Arc<Shape>,
@@ -106,6 +120,7 @@ impl Misfit {
             Misfit::Kind { .. } => "kind",
             Misfit::Queue { .. } => "queue",
             Misfit::Arch { .. } => "arch",
+            Misfit::Group { .. } => "group",
             Misfit::Os { .. } => "os",
             Misfit::Label { .. } => "label",
             Misfit::Taint { .. } => "taint",
@@ -118,6 +133,8 @@ impl Misfit {
             Misfit::RefusedBefore => "refused_before",
             Misfit::HoldsNothingOfIt => "holds_nothing_of_it",
             Misfit::Reserved { .. } => "reserved",
+            Misfit::GroupFull { .. } => "group_full",
+            Misfit::NotItsTurn { .. } => "not_its_turn",
             Misfit::NoRoomForJobs { .. } => "no_room_for_jobs",
             Misfit::JobsNeverFit { .. } => "jobs_never_fit",
         }
@@ -127,7 +144,7 @@ impl Misfit {
     pub fn closeness(&self) -> u8 {
         match self {
             Misfit::Kind { .. } => 0,
-            Misfit::Queue { .. } => 1,
+            Misfit::Queue { .. } | Misfit::Group { .. } => 1,
             Misfit::Os { .. } => 2,
             Misfit::Arch { .. } => 3,
             Misfit::Taint { .. } => 4,
@@ -142,6 +159,7 @@ impl fmt::Display for Misfit {
         match self {
             Misfit::Kind { needs } => write!(f, "takes no {needs}s"),
             Misfit::Queue { needs } => write!(f, "takes nothing from queue {needs}"),
+            Misfit::Group { takes } => write!(f, "takes only tasks of group {takes}"),
             Misfit::Arch { needs, has } => write!(f, "needs arch {needs}; it has {}", or_none(has)),
             Misfit::Os { needs, has } => write!(f, "needs os {needs}; it has {}", or_none(has)),
             Misfit::Label { name, needs, has } => {
@@ -170,6 +188,15 @@ impl fmt::Display for Misfit {
             Misfit::Reserved { task, fits_by: Some(at) } => {
                 write!(f, "is kept for {task}, which fits by {at}")
             }
+            Misfit::GroupFull { group, runners } => {
+                write!(
+                    f,
+                    "is not among the {runners} runners that group {group} is bound to, and it may have no more"
+                )
+            }
+            Misfit::NotItsTurn { group, first } => {
+                write!(f, "cannot have it before {first}, which goes first in group {group}")
+            }
             Misfit::NoRoomForJobs { shape } => {
                 write!(f, "started here it would leave no room for a {shape} of a running build")
             }
@@ -191,6 +218,9 @@ pub fn never(shape: &Shape, offer: &Offer) -> Option<Misfit> {
     }
     if !offer.queues.is_empty() && !offer.queues.contains(&shape.queue) {
         return Some(Misfit::Queue { needs: shape.queue.clone() });
+    }
+    if let Some(takes) = offer.group.as_ref().filter(|takes| shape.group.as_ref() != Some(*takes)) {
+        return Some(Misfit::Group { takes: takes.clone() });
     }
     if !shape.os.is_empty() && shape.os != offer.os {
         return Some(Misfit::Os { needs: shape.os.clone(), has: offer.os.clone() });

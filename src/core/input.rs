@@ -99,7 +99,7 @@ pub enum Submitted {
     Rejected {
         reason: Arc<str>,
     },
-    /// Another task is known under this id.
+    /// It contradicts what is known: another task under this id, or its group.
     Conflict {
         reason: Arc<str>,
     },

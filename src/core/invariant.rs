@@ -30,6 +30,7 @@ pub fn check(state: &State) -> Vec<String> {
     rebuild(state, &mut broken);
     tasks(state, &mut broken);
     runners(state, &mut broken);
+    groups(state, &mut broken);
     broken
 }
 
@@ -44,6 +45,7 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
     };
     differs("the fleet", fresh.fleet == state.fleet);
     differs("the backlog", fresh.backlog == state.backlog);
+    differs("the groups", fresh.groups == state.groups);
     differs("the families of builds", fresh.families == state.families);
     differs("the delayed tasks", fresh.delayed == state.delayed);
     differs("the deadlines", fresh.deadlines == state.deadlines);
@@ -122,6 +124,31 @@ fn runners(state: &State, broken: &mut Vec<String>) {
             .any(|task| task.assignment().is_some_and(|held| held.assigned <= seat.runner.registered));
         if (fewer_slots || shortage.is_some()) && !shrank {
             broken.push(format!("{} holds {} of {:?}", seat.runner.id, seat.held.resources, offer.resources));
+        }
+    }
+}
+
+fn groups(state: &State, broken: &mut Vec<String>) {
+    for (id, group) in state.groups().after(None) {
+        let Some(row) = group.row() else {
+            broken.push(format!("group {id} has {} tasks and no row", group.known()));
+            continue;
+        };
+        if group.known() == 0 {
+            broken.push(format!("group {id} has a row and no task"));
+        }
+        let bound = group.runners().count();
+        if state.settings.guards.group_bound
+            && row.terms.max_runners.is_some_and(|most| bound > most as usize)
+        {
+            broken.push(format!("group {id} is bound to {bound} runners of {:?}", row.terms.max_runners));
+        }
+        for index in group
+            .live()
+            .filter_map(|task| state.task(task.as_str()))
+            .filter(|task| row.terms.ordered != task.index.is_some())
+        {
+            broken.push(format!("{} of group {id} has index {:?}", index.id, index.index));
         }
     }
 }

@@ -79,6 +79,11 @@ pub struct Ladder {
 }
 
 impl Ladder {
+    /// Whether no queue with locality has such a task.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     /// Puts a task on a step.
     pub(super) fn insert(
         &mut self,
@@ -240,6 +245,7 @@ fn smallest_line() -> LineKey {
             os: "".into(),
             labels: Default::default(),
             tolerations: Default::default(),
+            group: None,
         }),
         jobs: Arc::from([]),
     });

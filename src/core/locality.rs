@@ -17,7 +17,7 @@ use super::ladder::{Group, Step};
 use super::state::State;
 use crate::model::{
     ArtifactId, ArtifactNews, Fact, Found, Heartbeat, Holding, Key, Registration, Row, RunnerId, RunnerState,
-    Shape, Task, TaskState, Wait,
+    Shape, Task, Wait,
 };
 
 /// Whether a ready runner that could ever run `shape` holds the artifact.
@@ -27,11 +27,13 @@ pub(super) fn is_known(state: &State, shape: &Shape, artifact: &ArtifactId) -> b
     })
 }
 
-/// The wait of a pending task whose time has come; nothing if its queue has no locality.
+/// The wait of a pending task whose time and turn have come; nothing if its queue has no locality.
 pub(super) fn wait_of(state: &State, task: &Task) -> Option<Box<Wait>> {
     let waits = state.settings.locality.get(&task.shape.queue)?;
-    let TaskState::Pending { since, not_before, .. } = &task.state else { return None };
-    let began = not_before.map_or(*since, |at| at.max(*since));
+    if !task.is_pending() {
+        return None;
+    }
+    let began = state.now();
     if !state.settings.guards.locality {
         return Some(Box::new(Wait { cache_until: began, deps_until: began }));
     }

@@ -19,6 +19,7 @@ pub mod explain;
 mod families;
 pub mod fit;
 pub mod fleet;
+pub mod group;
 pub mod input;
 mod intern;
 pub mod invariant;
@@ -105,6 +106,7 @@ pub fn take_turn(
         timers::run(&mut draft);
         planner::plan(&mut draft);
     }
+    group::write_changed(&mut draft);
     draft.finish()
 }
 

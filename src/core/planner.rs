@@ -208,29 +208,26 @@ fn find_runner(
     witnesses: &mut Witnesses,
 ) -> Option<RunnerId> {
     let strategy = state.settings.strategy;
+    let group = state.groups().of(task);
     let mut may = may_take(state, task, witnesses);
-    let of_running_build = line.key.of_running_build;
-    let found = match line.scope {
-        Scope::Woken => {
-            let mut among =
-                |wanted| state.fleet().best_of(woken.keys(), &task.shape, wanted, strategy, &mut may);
-            among(RunnerState::Ready).or_else(|| {
-                // A draining runner only where no other has room.
-                if of_running_build { among(RunnerState::Draining) } else { None }
-            })
-        }
-        Scope::All => {
-            let profiles = line.profiles.get_or_insert_with(|| state.fleet().profiles_for(&task.shape));
-            let fleet = state.fleet();
-            fleet.best(&task.shape, profiles, false, strategy, &mut may).or_else(|| {
-                if of_running_build {
-                    fleet.best(&task.shape, profiles, true, strategy, &mut may)
-                } else {
-                    None
-                }
-            })
+    let fleet = state.fleet();
+    // A group that may be bound to no other runner is held against its own alone.
+    let bound: Option<Vec<&RunnerId>> = group.and_then(|group| group.closed_to()).map(Iterator::collect);
+    let few: Option<Vec<&RunnerId>> = match (&line.scope, bound) {
+        (Scope::All, bound) => bound,
+        (Scope::Woken, _) => Some(woken.keys().collect()),
+    };
+    let mut best = |line: &mut Line, wanted| match &few {
+        Some(few) => fleet.best_of(few.iter().copied(), &task.shape, wanted, strategy, &mut may),
+        None => {
+            let profiles = line.profiles.get_or_insert_with(|| fleet.profiles_for(&task.shape));
+            fleet.best(&task.shape, profiles, wanted == RunnerState::Draining, strategy, &mut may)
         }
     };
+    let found = best(line, RunnerState::Ready).or_else(|| {
+        // A draining runner only where no other has room.
+        if line.key.of_running_build { best(line, RunnerState::Draining) } else { None }
+    });
     found.map(|seat| seat.runner.id.clone())
 }
 
@@ -243,8 +240,10 @@ fn may_take<'a>(
     let refused = state.watch.refusals.contains_key(&task.id);
     let reserving = !state.reservations().is_empty();
     let is_build = task.kind() == Kind::Build && state.settings.guards.safe_builds;
+    let group = state.groups().of(task);
     move |seat| {
-        (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
+        group.is_none_or(|group| group.admits(&seat.runner.id))
+            && (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
             && (!reserving || reservation::against(state, task, seat).is_none())
             && (!is_build || builds::blocked_by(state, witnesses, &task.shape, &task.jobs, seat).is_none())
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::draft::Draft;
+use super::group;
 use super::input::Answer;
 use super::locality;
 use super::watch::{Cause, Omission, Suspicion};
@@ -38,7 +39,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         offer: shared_offer(draft, &new.offer),
         cost: new.cost,
         class: new.class.clone(),
-        standing: known.as_ref().map_or(Standing::Ready, |row| row.standing.clone()),
+        standing: standing_of(known.as_deref(), again),
         lost: None,
         registered: draft.now,
         version: new.version.clone(),
@@ -104,6 +105,15 @@ fn superseded(new: &Registration, row: &Runner) -> Arc<str> {
         new.incarnation, new.runner, row.incarnation
     )
     .into()
+}
+
+/// A hold and a drain outlive a restart. Whoever was told to leave and starts again may be needed again.
+fn standing_of(known: Option<&Runner>, again: bool) -> Standing {
+    match known.map(|row| &row.standing) {
+        None => Standing::Ready,
+        Some(Standing::Dismissed) if !again => Standing::Ready,
+        Some(standing) => standing.clone(),
+    }
 }
 
 fn same_but_time(old: &Runner, new: &Runner) -> bool {
@@ -188,9 +198,8 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
     if known.is_none() || leaving {
         return Answer::Heartbeat(HeartbeatAnswer {
             number: beat.number,
-            artifacts: None,
-            stop: Vec::new(),
             register: true,
+            ..Default::default()
         });
     }
     renew(draft, &beat.runner);
@@ -210,7 +219,8 @@ pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
     }
     let artifacts = locality::news(draft, beat, is_news);
     stop.extend(stop_orders(draft.state, &beat.runner));
-    Answer::Heartbeat(HeartbeatAnswer { number: beat.number, artifacts, stop, register: false })
+    let leave = known.is_some_and(|row| group::dismiss(draft, &row));
+    Answer::Heartbeat(HeartbeatAnswer { number: beat.number, artifacts, stop, register: false, leave })
 }
 
 /// Confirms one listed attempt, also one that a predecessor had; false if it is not a live one. What a full turn

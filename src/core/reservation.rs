@@ -201,6 +201,7 @@ fn able(state: &State, task: &Task, seat: &Seat) -> bool {
     seat.runner.state() == RunnerState::Ready
         && fit::never(&task.shape, &seat.runner.offer).is_none()
         && !state.watch.refused(&task.id, &seat.runner.id, state.now())
+        && state.groups().of(task).is_none_or(|group| group.admits(&seat.runner.id))
 }
 
 /// When a task of `shape` fits on a runner at the latest, if the timeouts of what is there say so.

@@ -142,6 +142,12 @@ pub struct Guards {
     pub leases_end: bool,
     /// A task waits for runners that hold something of its own.
     pub locality: bool,
+    /// A group holds no more runners than it may.
+    pub group_bound: bool,
+    /// In an ordered group a task waits for those before it.
+    pub group_order: bool,
+    /// A task that did not succeed stops a group with `stop_on_failure`.
+    pub group_stops: bool,
 }
 
 impl Default for Guards {
@@ -158,6 +164,9 @@ impl Default for Guards {
             reservations: true,
             leases_end: true,
             locality: true,
+            group_bound: true,
+            group_order: true,
+            group_stops: true,
         }
     }
 }

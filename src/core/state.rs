@@ -19,6 +19,7 @@ use super::artifacts::ArtifactIndex;
 use super::backlog::{Backlog, LineKey};
 use super::families::Families;
 use super::fleet::Fleet;
+use super::group::Groups;
 use super::intern::Intern;
 use super::ladder::Ladder;
 use super::reservation::Reservations;
@@ -122,6 +123,7 @@ pub struct State {
     pub(super) fleet: Fleet,
     pub(super) backlog: Backlog,
     pub(super) families: Families,
+    pub(super) groups: Groups,
     /// Pending tasks whose time has not come.
     pub(super) delayed: BTreeSet<(Time, TaskId)>,
     /// When a pending task expires, or an unconfirmed assignment is asked back.
@@ -144,6 +146,7 @@ impl State {
     /// The state of an empty table.
     pub fn new(settings: Arc<Settings>, table: Uuid) -> Self {
         let fleet = Fleet::new(settings.guards.capacity);
+        let groups = Groups::new(settings.guards.group_order, settings.guards.group_bound);
         Self {
             settings,
             table,
@@ -160,6 +163,7 @@ impl State {
             fleet,
             backlog: Backlog::default(),
             families: Families::default(),
+            groups,
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             ended: BTreeSet::new(),
@@ -179,12 +183,13 @@ impl State {
     pub fn load(settings: Arc<Settings>, table: Uuid, head: Head, rows: Vec<Row>) -> Self {
         let mut state = Self::new(settings, table);
         state.set_head(head);
-        // What a task holds is counted on its runner, so runners are there first.
-        let (runners, others): (Vec<Row>, Vec<Row>) =
-            rows.into_iter().partition(|row| matches!(row, Row::Runner(_)));
-        for row in runners.into_iter().chain(others) {
+        // What a task holds is counted on its runner, and its group says whose turn it is: they are there first.
+        let (first, others): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| matches!(row, Row::Runner(_) | Row::Group(_)));
+        for row in first.into_iter().chain(others) {
             state.put(row);
         }
+        state.groups.clear_changed();
         state.forget_news();
         state
     }
@@ -199,6 +204,7 @@ impl State {
                 Change::Delete(key) => self.delete(key),
             }
         }
+        self.groups.clear_changed();
         self.forget_news();
     }
 
@@ -241,6 +247,7 @@ impl State {
             Row::EarlyCancel(cancel) => {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
+            Row::Group(group) => self.put_group(&group.id.clone(), Some(group)),
             Row::Reservation(reservation) => self.reservations.put(reservation),
             Row::Pool(pool) => self.put_pool(pool),
         }
@@ -253,9 +260,12 @@ impl State {
                 self.note_task_change(id);
                 self.count_body(id, false);
                 if let Some(task) = self.change_entry(id, |entry| entry.task.take()) {
+                    let turn = self.groups.head(task.shape.group.as_ref());
                     self.take_out(&task);
+                    let freed = self.groups.change(Some(&task), None);
                     self.shelves.change(Some(&task), None);
-                    self.holding_changed(Some(&task), None);
+                    self.pass_turn(&task, turn);
+                    self.holding_changed(Some(&task), None, freed);
                 }
                 self.count_body(id, true);
             }
@@ -283,6 +293,7 @@ impl State {
             Key::EarlyCancel(id) => {
                 self.early_cancels.remove(id);
             }
+            Key::Group(id) => self.put_group(id, None),
             Key::Reservation(task) => {
                 self.reservations.remove(task);
             }
@@ -307,10 +318,16 @@ impl State {
         if was_ended != task.is_ended() {
             self.count_body(&task.id, false);
         }
+        if self.task(task.id.as_str()).is_some_and(|old| old.shape.group != task.shape.group) {
+            // Another task of this id belongs to another group: it leaves that first.
+            self.delete(&Key::Task(task.id.clone()));
+        }
         let old = self.entries.get_mut(&task.id).and_then(|entry| entry.task.take());
+        let turn = self.groups.head(task.shape.group.as_ref());
         if let Some(old) = &old {
             self.take_out(old);
         }
+        let freed = self.groups.change(old.as_deref(), Some(&task));
         self.bring_in(&task);
         self.shelves.change(old.as_ref(), Some(&task));
         let id = task.id.clone();
@@ -318,12 +335,14 @@ impl State {
         if was_ended != task.is_ended() {
             self.count_body(&id, true);
         }
-        self.holding_changed(old.as_deref(), Some(&task));
+        self.pass_turn(&task, turn);
+        self.holding_changed(old.as_deref(), Some(&task), freed);
         self.note_task_change(&id);
     }
 
-    /// Wakes what a runner gained or lost, and moves the jobs of a build that began or ceased to hold one.
-    fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>) {
+    /// Wakes what a runner gained or lost, or what a group may place elsewhere now that it let a runner go, and
+    /// moves the jobs of a build that began or ceased to hold one.
+    fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>, freed: bool) {
         let runner_of =
             |task: Option<&Task>| task.and_then(|task| task.assignment()).map(|held| held.runner.clone());
         let (before, after) = (runner_of(old), runner_of(new));
@@ -332,6 +351,9 @@ impl State {
         }
         if let Some(runner) = &before {
             self.wakes.runner(runner, Wake::End);
+        }
+        if let Some(group) = old.and_then(|task| task.shape.group.as_ref()).filter(|_| freed) {
+            self.wake_group(group);
         }
         let Some(build) = old.or(new).filter(|task| task.kind() == Kind::Build) else { return };
         if before.is_some() != after.is_some() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{admission, builds, lease, locality, planner, reservation, verdict};
+use super::{admission, builds, group, lease, locality, planner, reservation, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -31,6 +31,10 @@ pub(super) fn run(draft: &mut Draft) {
     ask_again(draft);
     forget_runners(draft);
     forget_ended(draft);
+    group::work_off(draft);
+    if draft.state.families.next_to_work_off().is_some() {
+        draft.more();
+    }
     builds::watch_rule(draft);
     reservation::review(draft);
     if draft.state.watch.sweep_at <= draft.now {

@@ -35,6 +35,10 @@ pub enum Wake {
     BuildStarted,
     /// A build ended or the fleet changed: the rule for builds may hold again.
     BuildRule,
+    /// A group may be bound to one more runner.
+    GroupSlot,
+    /// It became a task's turn in its ordered group.
+    GroupTurn,
     /// A leader took over, or planning stopped at its budget.
     Everything,
 }

@@ -43,7 +43,6 @@ struct Filter {
     queue: Option<Id>,
     tenant: Option<Id>,
     build: Option<Id>,
-    /// No task belongs to a group in this version.
     group: Option<Id>,
 }
 
@@ -71,7 +70,6 @@ impl Filter {
             None => vec![Shelf::PendingJobs, Shelf::PendingBuilds],
         };
         match self.state {
-            _ if self.group.is_some() => Vec::new(),
             Some(LifecycleState::Pending) => pending,
             Some(LifecycleState::Assigned | LifecycleState::Running) => vec![Shelf::Held],
             Some(LifecycleState::Ended) => vec![Shelf::Ended],
@@ -85,6 +83,7 @@ impl Filter {
             && self.queue.as_ref().is_none_or(|queue| task.shape.queue == *queue)
             && self.tenant.as_ref().is_none_or(|tenant| task.tenant == *tenant)
             && self.build.as_ref().is_none_or(|build| task.build.as_ref() == Some(build))
+            && self.group.as_ref().is_none_or(|group| task.shape.group.as_ref() == Some(group))
     }
 }
 
@@ -96,7 +95,7 @@ impl Filter {
         ("queue" = Option<String>, Query, description = "Only tasks of this queue"),
         ("tenant" = Option<String>, Query, description = "Only tasks of this tenant"),
         ("build" = Option<String>, Query, description = "Only the jobs of this build"),
-        ("group" = Option<String>, Query, description = "Only tasks of this group; there are none in this version"),
+        ("group" = Option<String>, Query, description = "Only tasks of this group"),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 100 if left out"),
         ("after" = Option<String>, Query, description = "The `next` of the page before")),
     responses((status = 200, body = TaskPage), (status = 400, body = Problem)))]

@@ -5,12 +5,14 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`, `pool`, `artifacts`), what monitoring reads (`status`, `digest`, `events`, `history`).
+//! (`runners`, `queues`, `pool`) and see (`groups`, `artifacts`), what monitoring reads (`status`, `digest`, `events`,
+//! `history`).
 
 mod artifacts;
 mod digest;
 mod events;
 mod fleet;
+mod groups;
 mod history;
 mod listing;
 pub mod outbox;
@@ -194,6 +196,8 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fleet::reports))
         .routes(routes!(queues::list))
         .routes(routes!(artifacts::get))
+        .routes(routes!(groups::list))
+        .routes(routes!(groups::get))
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))

@@ -59,6 +59,9 @@ pub(super) struct RunnerView {
     /// Empty means any.
     #[schema(value_type = Vec<String>)]
     queues: BTreeSet<Id>,
+    /// The only group it takes tasks of; null for any.
+    #[schema(value_type = Option<String>)]
+    group: Option<Id>,
     #[schema(value_type = String)]
     arch: Arc<str>,
     #[schema(value_type = String)]
@@ -146,6 +149,7 @@ fn runner_view(rows: &Rows, seat: &Seat, say_idle: bool) -> RunnerView {
     let free = offer.resources.as_ref().map(|has| has.left_after(&seat.held.resources));
     let reason = match &runner.standing {
         Standing::Held { reason } => Some(reason.to_string()),
+        Standing::Dismissed => Some("its group has nothing left for it: it is told to leave".to_owned()),
         Standing::Ready | Standing::Draining => None,
     };
     let tasks = seat.tasks.iter().filter_map(|id| rows.task(id.as_str())).take(MOST_ASSIGNMENTS);
@@ -175,6 +179,7 @@ fn runner_view(rows: &Rows, seat: &Seat, say_idle: bool) -> RunnerView {
         version: runner.version.clone(),
         kinds: offer.kinds.clone(),
         queues: offer.queues.clone(),
+        group: offer.group.clone(),
         arch: offer.arch.clone(),
         os: offer.os.clone(),
         labels: offer.labels.clone(),

@@ -54,7 +54,7 @@ pub(super) struct SubmissionAnswer {
     responses(
         (status = 202, description = "What became of each task, in their order", body = [SubmissionAnswer]),
         (status = 400, description = "The body, or the one task, is malformed", body = Problem),
-        (status = 409, description = "One task alone: another task is known under its id", body = Problem),
+        (status = 409, description = "One task alone: another task is known under its id, or it contradicts its group", body = Problem),
         (status = 413, description = "Too many bytes or tasks", body = Problem),
         (status = 429, description = "One task alone: the window is full", body = Problem),
         (status = 503, description = "Nothing is decided at the moment", body = Problem)))]
@@ -124,7 +124,8 @@ fn said(task: &NewTask, submitted: Submitted) -> SubmissionAnswer {
 fn said_alone(task: &NewTask, submitted: Submitted) -> Result<SubmissionAnswer, Problem> {
     match submitted {
         Submitted::Conflict { reason } => {
-            Err(Problem::new(StatusCode::CONFLICT, "conflict", &*reason).about("id"))
+            let field = if reason.starts_with("group.") { "group" } else { "id" };
+            Err(Problem::new(StatusCode::CONFLICT, "conflict", &*reason).about(field))
         }
         Submitted::Full { reason } => {
             let detail = format!("{reason}; submit it again later");
@@ -147,6 +148,8 @@ pub(super) struct TaskView {
     priority: i32,
     #[schema(value_type = Option<String>)]
     build: Option<Id>,
+    #[schema(value_type = Option<String>)]
+    group: Option<Id>,
     /// `pending`, `assigned`, `running` or `ended`.
     state: &'static str,
     outcome: Option<&'static str>,
@@ -184,6 +187,7 @@ impl TaskView {
             tenant: event.tenant,
             priority: task.priority,
             build: task.build.clone(),
+            group: task.shape.group.clone(),
             state: task.state_word(),
             outcome: event.outcome.map(Outcome::as_str),
             reason: event.reason.map(|reason| reason.to_string()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassId, Kind, Outcome, QueueId, RunnerId, TaskId, TenantId, Time, Token};
+use super::{ClassId, GroupId, Kind, Outcome, QueueId, RunnerId, TaskId, TenantId, Time, Token};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +83,17 @@ pub enum Fact {
     PoolUnpaused,
     CancelRemembered {
         id: TaskId,
+    },
+    /// A task of a group with `stop_on_failure` did not succeed: what comes after it ends.
+    GroupStopped {
+        group: GroupId,
+        task: TaskId,
+        reason: Arc<str>,
+    },
+    /// A runner dedicated to a group has nothing left to do there and is told to leave.
+    RunnerDismissed {
+        runner: RunnerId,
+        group: GroupId,
     },
     /// Some running build has no room for a job of its own: no build starts until the rule holds again.
     BuildsUnsafe {

@@ -19,6 +19,8 @@ pub type TaskId = Id;
 pub type BuildId = Id;
 /// The id of a runner.
 pub type RunnerId = Id;
+/// The id of a group of tasks.
+pub type GroupId = Id;
 /// The id of a queue.
 pub type QueueId = Id;
 /// The id of a tenant.

@@ -69,6 +69,8 @@ pub struct HeartbeatAnswer {
     pub stop: Vec<StopOrder>,
     /// The runner is to register again.
     pub register: bool,
+    /// The runner is to leave: the group it is dedicated to has nothing left for it.
+    pub leave: bool,
 }
 
 /// A runner is asked to stop an attempt and to report its end.

@@ -5,6 +5,7 @@
 
 pub mod artifact;
 pub mod fact;
+pub mod group;
 pub mod id;
 pub mod message;
 pub mod reservation;
@@ -21,7 +22,8 @@ pub mod work;
 
 pub use artifact::{ArtifactId, ArtifactIdError, ArtifactNews, Artifacts, Holding, Wait};
 pub use fact::{Fact, Found, Lifecycle, LifecycleState};
-pub use id::{BuildId, ClassId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
+pub use group::{Group, Grouping, Stopped, Terms};
+pub use id::{BuildId, ClassId, GroupId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
 pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,

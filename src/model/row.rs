@@ -10,7 +10,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    ArtifactId, ClassId, Holding, Offer, QueueId, Reservation, Runner, RunnerId, Task, TaskId, Time,
+    ArtifactId, ClassId, Group, GroupId, Holding, Offer, QueueId, Reservation, Runner, RunnerId, Task,
+    TaskId, Time,
 };
 
 /// One row. Rows are shared, never changed in place.
@@ -31,6 +32,7 @@ pub enum Row {
     EarlyCancel(EarlyCancel),
     /// A runner kept for a task.
     Reservation(Reservation),
+    Group(Arc<Group>),
     Pool(Pool),
 }
 
@@ -46,6 +48,7 @@ pub enum Key {
     Class(ClassId),
     EarlyCancel(TaskId),
     Reservation(TaskId),
+    Group(GroupId),
     Pool,
 }
 
@@ -61,6 +64,7 @@ impl Row {
             Row::Class(class) => Key::Class(class.id.clone()),
             Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
             Row::Reservation(reservation) => Key::Reservation(reservation.task.clone()),
+            Row::Group(group) => Key::Group(group.id.clone()),
             Row::Pool(_) => Key::Pool,
         }
     }
@@ -78,6 +82,7 @@ impl Key {
             Key::Class(_) => "class",
             Key::EarlyCancel(_) => "early_cancel",
             Key::Reservation(_) => "reservation",
+            Key::Group(_) => "group",
             Key::Pool => "pool",
         }
     }
@@ -92,7 +97,8 @@ impl std::fmt::Display for Key {
             | Key::Queue(id)
             | Key::Class(id)
             | Key::EarlyCancel(id)
-            | Key::Reservation(id) => {
+            | Key::Reservation(id)
+            | Key::Group(id) => {
                 write!(f, "{}.{id}", self.kind())
             }
             Key::Holding(runner, artifact) => write!(f, "{}.{runner}.{artifact}", self.kind()),

@@ -63,6 +63,8 @@ pub enum Standing {
     Held { reason: Arc<str> },
     /// It gets nothing more, except jobs of running builds that fit nowhere else.
     Draining,
+    /// Its group has nothing left for it: it gets nothing more and is told to leave.
+    Dismissed,
 }
 
 /// The state of a runner as it is shown.
@@ -104,7 +106,7 @@ impl Runner {
             (Some(_), _) => RunnerState::Lost,
             (None, Standing::Ready) => RunnerState::Ready,
             (None, Standing::Held { .. }) => RunnerState::Held,
-            (None, Standing::Draining) => RunnerState::Draining,
+            (None, Standing::Draining | Standing::Dismissed) => RunnerState::Draining,
         }
     }
 }

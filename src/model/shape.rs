@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{QueueId, Resources};
+use super::{GroupId, QueueId, Resources};
 
 /// What a task is: an ordinary job, or a build that may submit jobs of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,12 +49,15 @@ pub struct Shape {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tolerations: BTreeSet<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupId>,
 }
 
 impl Shape {
     /// Whether every runner that can run `wider` can also run this: it asks for nothing more.
     pub fn within(&self, wider: &Shape) -> bool {
         self.queue == wider.queue
+            && self.group == wider.group
             && self.resources.within(&wider.resources)
             && (self.arch.is_empty() || self.arch == wider.arch)
             && (self.os.is_empty() || self.os == wider.os)
@@ -72,7 +75,8 @@ impl fmt::Display for Shape {
         if !self.os.is_empty() {
             write!(f, ", os {}", self.os)?;
         }
-        self.labels.iter().try_for_each(|(name, value)| write!(f, ", {name}={value}"))
+        self.labels.iter().try_for_each(|(name, value)| write!(f, ", {name}={value}"))?;
+        self.group.iter().try_for_each(|group| write!(f, ", group {group}"))
     }
 }
 
@@ -92,6 +96,9 @@ pub struct Offer {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub taints: BTreeSet<Arc<str>>,
+    /// The only group it takes tasks of; none for a runner that takes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupId>,
     /// Amounts it has in all; `None` for an opaque back end, which is bounded by its slots alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Artifacts, BuildId, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Traceparent, Wait, time::span,
+    Artifacts, BuildId, Grouping, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Traceparent, Wait,
+    time::span,
 };
 
 /// The small row of a task. The body it was submitted with stands in a row of its own beside it.
@@ -29,6 +30,9 @@ pub struct Task {
     /// The shapes of the jobs this build may submit; empty for a job.
     #[serde(default, skip_serializing_if = "no_shapes")]
     pub jobs: Arc<[Arc<Shape>]>,
+    /// Its place in an ordered group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
     pub limits: Arc<Limits>,
     /// What it reads and makes; not kept once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -275,6 +279,8 @@ pub struct NewTask {
     pub build: Option<BuildId>,
     /// For a build, the shapes of its jobs (never empty); for a job, empty.
     pub jobs: Arc<[Arc<Shape>]>,
+    /// What it says of the group that its shape names.
+    pub grouping: Grouping,
     pub limits: Arc<Limits>,
     pub artifacts: Option<Arc<Artifacts>>,
     pub content: Uuid,

@@ -44,7 +44,9 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::Locality { id, .. }
         | Fact::CancelRemembered { id } => Some(id),
         Fact::BuildsUnsafe { build } => Some(build),
-        Fact::Reserved { task, .. } | Fact::ReservationOver { task, .. } => Some(task),
+        Fact::Reserved { task, .. }
+        | Fact::ReservationOver { task, .. }
+        | Fact::GroupStopped { task, .. } => Some(task),
         Fact::RunnerRegistered { .. }
         | Fact::RunnerLeft { .. }
         | Fact::RunnerLost { .. }
@@ -52,6 +54,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::RunnerDraining { .. }
         | Fact::RunnerResumed { .. }
         | Fact::RunnerForgotten { .. }
+        | Fact::RunnerDismissed { .. }
         | Fact::ClassForgotten { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }

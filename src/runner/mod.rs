@@ -233,6 +233,10 @@ impl Loop {
         let mut farewell = None;
         while let Some(input) = inputs.pop_front() {
             self.registered |= matches!(input, Input::Registered { .. });
+            if matches!(&input, Input::HeartbeatAnswered(answer) if answer.leave) && self.session.takes_work()
+            {
+                tracing::info!(runner = %self.config.id, "runner is told to leave: its group has nothing left for it");
+            }
             if let Input::Ended { held, .. } = &input {
                 self.running.forget(held);
             }

@@ -20,6 +20,8 @@ pub struct Options {
     pub slots: Option<u32>,
     pub jobs: usize,
     pub builds: usize,
+    /// How many groups some of the jobs, and some of the runners, belong to.
+    pub groups: usize,
     /// The most jobs a build submits.
     pub jobs_of_build: u64,
     /// Producers submit within this span, in milliseconds.
@@ -172,6 +174,7 @@ impl Options {
             safeguards: Safeguards::default(),
             budget: Budget { rows: *random.pick(&[12, 40, 4_000]), bytes: usize::MAX },
             faults: Faults::drawn(random),
+            groups: *random.pick(&[0, 0, 2, 3]),
             transcript: 0,
         }
     }
@@ -183,6 +186,7 @@ impl Options {
             runners: 6,
             jobs: 200,
             builds: 0,
+            groups: 0,
             submit_within: 10_000,
             longest_work: 4_000,
             faulty_for: 60_000,
@@ -220,6 +224,7 @@ impl Options {
             slots: Some(4),
             jobs: 0,
             builds: 4,
+            groups: 0,
             jobs_of_build: 1,
             submit_within: 100,
             builds_first: true,
@@ -252,6 +257,13 @@ impl Options {
         let queues = ["default", "fast"].map(|name| (named(name), Locality { cache_wait, deps_wait }));
         let settings = Settings { locality: queues.into(), ..world.settings };
         Self { settings, ..world }
+    }
+
+    /// Most work belongs to a group, and much of it fails.
+    pub fn full_of_groups(seed: u64) -> Self {
+        let world = Self::drawn(seed);
+        let faults = Faults { work_failed: 80, ..world.faults };
+        Self { groups: 3, runners: 5, jobs: 40, longest_work: 8_000, faults, ..world }
     }
 
     /// With the default settings.

@@ -35,6 +35,11 @@ impl Plan {
     pub fn is_told_job(&self) -> bool {
         self.told && self.task.shape.kind == Kind::Job
     }
+
+    /// Whether it may have to wait for others of its group.
+    pub fn is_of_group(&self) -> bool {
+        self.task.shape.group.is_some()
+    }
 }
 
 pub(super) fn named(text: &str) -> Id {
@@ -48,6 +53,7 @@ impl World {
             let latest = if self.options.builds_first { 50 } else { self.options.submit_within };
             self.plan_build(number, latest);
         }
+        let mut groups = self.draw_groups();
         for number in 0..self.options.jobs {
             let id = format!("j{number}");
             let mut task = self.draw_job();
@@ -69,11 +75,38 @@ impl World {
             if word.chance(40) {
                 task["expires_in"] = "20s".into();
             }
+            self.join_group(&mut task, &mut groups);
             let endless = self.faults.message_lost > 0 && self.random.chance(30);
             let first = if self.options.builds_first { 60 } else { 0 };
             let at = first + self.random.below(self.options.submit_within);
             self.plan(task, Vec::new(), endless, Some(at));
         }
+    }
+
+    fn draw_groups(&mut self) -> Vec<Value> {
+        let count = self.options.groups;
+        let word = &mut self.random;
+        let draw = |number| {
+            let mut group = json!({"id": format!("g{number}"), "index": 0});
+            group["ordered"] = word.chance(500).into();
+            group["stop_on_failure"] = word.chance(500).into();
+            if word.chance(600) {
+                group["max_runners"] = word.between(1, 2).into();
+            }
+            group
+        };
+        (0..count).map(draw).collect()
+    }
+
+    /// Makes a job one of a group, more often than not; the next of that group gets the next index.
+    fn join_group(&mut self, task: &mut Value, groups: &mut [Value]) {
+        if groups.is_empty() || self.random.chance(300) {
+            return;
+        }
+        let place = self.random.place(groups.len());
+        task["group"] = groups[place].clone();
+        let next = groups[place]["index"].as_u64().expect("a number") + 1;
+        groups[place]["index"] = next.into();
     }
 
     fn draw_job(&mut self) -> Value {
@@ -108,6 +141,11 @@ impl World {
         build["jobs"] = json!([declared]);
         let queue = build.get("queue").cloned().unwrap_or_else(|| "default".into());
         let count = self.random.between(1, self.options.jobs_of_build);
+        let group = (self.options.groups > 0 && self.random.chance(400)).then(|| format!("of-{id}"));
+        let ordered = group.is_some() && self.random.chance(500);
+        if let Some(group) = &group {
+            build["jobs"][0]["group"] = json!({"id": group});
+        }
         let mut jobs = Vec::new();
         for place in 0..count {
             let mut job = shape.clone();
@@ -122,6 +160,9 @@ impl World {
             }
             if job.get("queue").is_none() {
                 job["queue"] = queue.clone();
+            }
+            if let Some(group) = &group {
+                job["group"] = json!({"id": group, "max_runners": 1, "ordered": ordered, "index": place});
             }
             jobs.push(named(&name));
             self.plan(job, Vec::new(), false, None);
@@ -146,7 +187,7 @@ impl World {
         let task = read_task(task, Kind::Job, &self.settings).expect("a world submits what can be read");
         let id = task.id.clone();
         let possible = self.runners.values().any(|runner| could_run(&runner.offer, &task));
-        self.checkers.planned_task(&id, task.build.is_none() && task.shape.kind == Kind::Job && possible);
+        self.checkers.planned_task(&task, task.build.is_none() && task.shape.kind == Kind::Job && possible);
         if let Some(at) = at {
             self.schedule.put(at, Event::Submit { id: id.clone() });
             if self.random.chance(200) {
@@ -255,6 +296,7 @@ impl World {
 pub(super) fn could_run(offer: &Offer, task: &NewTask) -> bool {
     let shape = &task.shape;
     offer.kinds.contains(&shape.kind)
+        && (offer.group.is_none() || offer.group == shape.group)
         && (offer.queues.is_empty() || offer.queues.contains(&shape.queue))
         && (shape.arch.is_empty() || shape.arch == offer.arch)
         && shape.labels.iter().all(|(name, value)| offer.labels.get(name) == Some(value))

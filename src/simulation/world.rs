@@ -116,6 +116,12 @@ impl World {
             os: "linux".into(),
             labels: if general || word.chance(500) { zone } else { BTreeMap::new() },
             taints: if general || word.chance(700) { BTreeSet::new() } else { ["spot".into()].into() },
+            group: self
+                .options
+                .groups
+                .checked_sub(1)
+                .filter(|_| number > 0 && word.chance(200))
+                .map(|_| named("g0")),
             resources: (!opaque).then(|| Resources::new(cpu, 1 << 30)),
             slots: self.options.slots.unwrap_or(u32::try_from(word.between(2, 8)).expect("a small number")),
         }
@@ -295,7 +301,7 @@ impl World {
                     && self.checkers.has_room(id, plan.task.shape.resources.cpu)
             })
         };
-        let told = self.plans.iter().filter(|(_, plan)| plan.is_told_job());
+        let told = self.plans.iter().filter(|(_, plan)| plan.is_told_job() && !plan.is_of_group());
         told.filter(|(id, plan)| waits(id) && has_room(plan)).map(|(id, _)| id.clone()).collect()
     }
 

@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 47] = [
+pub const ALL: [&Metric; 48] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -44,6 +44,7 @@ pub const ALL: [&Metric; 47] = [
     &TASKS_LOST,
     &CLASSES_FORGOTTEN,
     &QUEUE_CHANGES,
+    &GROUPS_STOPPED,
     &BUILDS_UNSAFE_TIMES,
     &RESERVED,
     &SWEEP_FOUND,
@@ -151,7 +152,7 @@ pub const RUNNER_CHANGES: Metric = counter(
     "longshore_runner_changes_total",
     "changes",
     &["change"],
-    "Changes of runners: registered, registered_again, left, lost, held, draining, resumed or forgotten.",
+    "Changes of runners: registered, registered_again, left, lost, held, draining, dismissed, resumed or forgotten.",
 );
 pub const TASKS_LOST: Metric =
     counter("longshore_tasks_lost_total", "tasks", &[], "Tasks that were on a runner when it was lost.");
@@ -163,6 +164,12 @@ pub const CLASSES_FORGOTTEN: Metric = counter(
 );
 pub const QUEUE_CHANGES: Metric =
     counter("longshore_queue_changes_total", "changes", &["change"], "Times a queue was paused or unpaused.");
+pub const GROUPS_STOPPED: Metric = counter(
+    "longshore_groups_stopped_total",
+    "groups",
+    &[],
+    "Times a task that did not succeed stopped its group, or the rest of it.",
+);
 pub const BUILDS_UNSAFE_TIMES: Metric = counter(
     "longshore_builds_unsafe_periods_total",
     "periods",

@@ -113,6 +113,12 @@ fn log_one(fact: &Fact) {
         Fact::RunnerDraining { runner } => info!(%runner, "runner set to drain"),
         Fact::RunnerResumed { runner } => info!(%runner, "runner resumed"),
         Fact::RunnerForgotten { runner } => info!(%runner, "runner forgotten"),
+        Fact::RunnerDismissed { runner, group } => {
+            info!(%runner, %group, "runner told to leave: its group has nothing left for it");
+        }
+        Fact::GroupStopped { group, task, reason } => {
+            info!(%group, %task, reason = &**reason, "group stopped");
+        }
         Fact::ClassForgotten { class } => info!(%class, "class forgotten"),
         Fact::QueuePaused { queue } => info!(%queue, "queue paused"),
         Fact::QueueUnpaused { queue } => info!(%queue, "queue unpaused"),

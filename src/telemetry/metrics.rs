@@ -170,6 +170,8 @@ impl Metrics {
             Fact::RunnerDraining { .. } => self.runner_change("draining"),
             Fact::RunnerResumed { .. } => self.runner_change("resumed"),
             Fact::RunnerForgotten { .. } => self.runner_change("forgotten"),
+            Fact::RunnerDismissed { .. } => self.runner_change("dismissed"),
+            Fact::GroupStopped { .. } => self.add(&catalogue::GROUPS_STOPPED, &[], 1),
             Fact::ClassForgotten { .. } => self.add(&catalogue::CLASSES_FORGOTTEN, &[], 1),
             Fact::QueuePaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["paused"], 1),
             Fact::QueueUnpaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["unpaused"], 1),

@@ -92,6 +92,7 @@ pub fn read_heartbeat_answer(body: &[u8]) -> Result<HeartbeatAnswer, Malformed> 
         artifacts: fields.number("artifacts")?,
         stop: stop.iter().map(read_stop).collect::<Result<_, _>>()?,
         register: fields.flag("register")?.unwrap_or(false),
+        leave: fields.flag("leave")?.unwrap_or(false),
     })
 }
 
@@ -102,6 +103,7 @@ pub fn write_heartbeat_answer(answer: &HeartbeatAnswer) -> Vec<u8> {
         artifacts: answer.artifacts,
         stop: answer.stop.iter().map(StopJson::of).collect(),
         register: answer.register,
+        leave: answer.leave,
     })
 }
 
@@ -356,6 +358,8 @@ struct HeartbeatAnswerJson {
     artifacts: Option<u64>,
     stop: Vec<StopJson>,
     register: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    leave: bool,
 }
 
 #[derive(Serialize)]

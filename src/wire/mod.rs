@@ -9,6 +9,7 @@ pub mod command;
 pub mod digest;
 pub mod event;
 pub mod fields;
+pub mod group;
 pub mod malformed;
 pub mod message;
 pub mod refusal;

@@ -1,7 +1,7 @@
 //! Registrations and their answers as JSON.
 //!
 //! Law: what a registration does not say has the default of the protocol; what this version cannot honour
-//! (a group, an intent, another protocol) is refused, never ignored.
+//! (an intent, another protocol) is refused, never ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,11 +37,9 @@ pub fn read_registration(body: &[u8], runner: Option<&RunnerId>) -> Result<Regis
     {
         return Err(fields.refuse("protocol", protocol, "this version speaks protocol 1 only"));
     }
-    for name in ["group", "intent"] {
-        if let Some(value) = fields.get(name) {
-            let why = format!("{name}s are not supported by this version yet; leave it out or send null");
-            return Err(fields.refuse(name, value, why));
-        }
+    if let Some(value) = fields.get("intent") {
+        let why = "intents are not supported by this version yet; leave it out or send null";
+        return Err(fields.refuse("intent", value, why));
     }
     Ok(Registration {
         runner: message::runner_named(&fields, "id", runner)?,
@@ -66,6 +64,7 @@ pub fn write_registration(registration: &Registration) -> Vec<u8> {
         incarnation: &registration.incarnation,
         kinds: &offer.kinds,
         queues: if queues.is_empty() { &any } else { &queues },
+        group: offer.group.as_ref().map(|group| group.as_str()),
         class: registration.class.as_ref().map(|class| class.as_str()),
         arch: &offer.arch,
         os: &offer.os,
@@ -135,6 +134,7 @@ fn read_offer(fields: &Fields<'_>) -> Result<Offer, Malformed> {
         os: fields.word("os")?.unwrap_or_default(),
         labels: fields.labels("labels")?,
         taints: fields.words("taints")?,
+        group: fields.id("group")?,
         resources,
         slots,
     })
@@ -195,6 +195,8 @@ struct RegistrationJson<'a> {
     incarnation: &'a str,
     kinds: &'a BTreeSet<Kind>,
     queues: &'a [Id<'a>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]

@@ -15,6 +15,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::fields::{Fields, Required, json};
+use super::group::{read_group, read_group_id};
 use super::registration::write_resources;
 use super::{Malformed, message};
 use crate::core::settings::Settings;
@@ -174,9 +175,9 @@ fn read_traced(
         None => default_kind,
     };
     let tenant = fields.id("tenant")?.unwrap_or_else(default_name);
-    refuse_unsupported(&fields)?;
+    let (group, grouping) = read_group(&fields)?;
     let build = read_build(&fields, &id, kind)?;
-    let shape = read_shape(&fields, kind, settings)?;
+    let shape = Shape { group, ..read_shape(&fields, kind, settings)? };
     let jobs = read_jobs(&fields, &shape, settings)?;
     let priority = fields.whole("priority", -1000, 1000)?.unwrap_or(0);
     let limits = read_limits(&fields, settings)?;
@@ -199,6 +200,7 @@ fn read_traced(
         priority: i32::try_from(priority).expect("at most 1000"),
         build,
         jobs,
+        grouping,
         limits: Arc::new(limits),
         artifacts,
         content,
@@ -263,16 +265,6 @@ fn within_most(tasks: usize) -> Result<(), BodyError> {
     if tasks > MOST_TASKS { Err(BodyError::TooMany { tasks }) } else { Ok(()) }
 }
 
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Malformed> {
-    match fields.get("group") {
-        Some(group) => {
-            let why = "groups are not supported by this version yet; leave it out or send null";
-            Err(fields.refuse("group", group, why))
-        }
-        None => Ok(()),
-    }
-}
-
 fn read_build(fields: &Fields<'_>, id: &Id, kind: Kind) -> Result<Option<BuildId>, Malformed> {
     let build = fields.id("build")?;
     if let Some(named) = &build {
@@ -296,6 +288,7 @@ fn read_shape(fields: &Fields<'_>, kind: Kind, settings: &Settings) -> Result<Sh
         os: fields.word("os")?.unwrap_or_default(),
         labels: fields.labels("labels")?,
         tolerations: fields.words("tolerations")?,
+        group: None,
     })
 }
 
@@ -347,6 +340,7 @@ fn read_jobs(fields: &Fields<'_>, own: &Shape, settings: &Settings) -> Result<Ar
                 os: job.word("os")?.unwrap_or_else(|| own.os.clone()),
                 labels,
                 tolerations,
+                group: read_group_id(job)?,
             }))
         })
         .collect()

@@ -33,6 +33,7 @@ fn new_task(name: &str, kind: Kind) -> TaskBuilder {
         os: "".into(),
         labels: Default::default(),
         tolerations: Default::default(),
+        group: None,
     };
     let limits = Limits {
         max_attempts: 3,
@@ -49,6 +50,7 @@ fn new_task(name: &str, kind: Kind) -> TaskBuilder {
         priority: 0,
         build: None,
         jobs: Arc::new([]),
+        grouping: Default::default(),
         limits: Arc::new(limits),
         artifacts: None,
         content: Uuid::from_u128(1),
@@ -112,6 +114,17 @@ impl TaskBuilder {
 
     pub fn tolerates(self, taint: &str) -> Self {
         self.change_shape(|shape| shape.tolerations.extend([taint.into()]))
+    }
+
+    /// Makes it a task of a group.
+    pub fn group(self, group: &str, terms: Terms) -> Self {
+        self.change(|task| task.grouping.terms = terms).change_shape(|shape| shape.group = Some(id(group)))
+    }
+
+    /// Makes it a task of an ordered group, at this place.
+    pub fn step(self, group: &str, terms: Terms, index: u32) -> Self {
+        let terms = Terms { ordered: true, ..terms };
+        self.group(group, terms).change(|task| task.grouping.index = Some(index))
     }
 
     pub fn jobs(self, shapes: impl IntoIterator<Item = Shape>) -> Self {
@@ -185,6 +198,7 @@ pub fn runner(name: &str) -> RunnerBuilder {
         os: "linux".into(),
         labels: Default::default(),
         taints: Default::default(),
+        group: None,
         resources: Some(Resources::new(4000, 16 * GIB)),
         slots: 100,
     };
@@ -244,6 +258,11 @@ impl RunnerBuilder {
 
     pub fn taint(self, taint: &str) -> Self {
         self.change(|offer| offer.taints.extend([taint.into()]))
+    }
+
+    /// Takes tasks of this group alone.
+    pub fn dedicated(self, group: &str) -> Self {
+        self.change(|offer| offer.group = Some(id(group)))
     }
 
     pub fn kinds(self, kinds: &[Kind]) -> Self {

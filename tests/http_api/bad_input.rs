@@ -46,7 +46,7 @@ fn malformed<'a>(named: &'a [&'a str]) -> Problem<'a> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_cannot_be_read_is_refused_with_its_field_and_value() {
     let before = Before::new().await;
-    let cases: [(Value, &[&str]); 19] = [
+    let cases: [(Value, &[&str]); 22] = [
         (json!({}), &["id", "is missing"]),
         (json!({"id": 7}), &["id", "7", "text"]),
         (json!({"id": "a.b"}), &["id", "a.b", "'.'", "position 1"]),
@@ -65,7 +65,13 @@ async fn a_task_that_cannot_be_read_is_refused_with_its_field_and_value() {
         (json!({"id": "a", "priority": "high"}), &["priority", "high", "-1000", "1000"]),
         (json!({"id": "a", "timeout": "soon"}), &["timeout", "soon", "1h30m"]),
         (json!({"id": "a", "max_attempts": 101}), &["max_attempts", "101", "100"]),
-        (json!({"id": "a", "group": {"id": "g"}}), &["group", "not supported"]),
+        (json!({"id": "a", "group": {"max_runners": 1}}), &["group.id", "is missing"]),
+        (
+            json!({"id": "a", "group": {"id": "g", "max_runners": 0}}),
+            &["group.max_runners", "0", "1 to 100000"],
+        ),
+        (json!({"id": "a", "group": {"id": "g", "ordered": true}}), &["group.index", "is missing"]),
+        (json!({"id": "a", "group": {"id": "g", "index": -1}}), &["group.index", "-1", "0 to 1000000000"]),
     ];
     for (task, named) in cases {
         before.refuses_post("/v1/tasks", &task, malformed(named)).await;
@@ -189,7 +195,7 @@ async fn what_a_runner_says_wrongly_is_refused() {
         (changed("slots", json!(0)), &["slots", "0", "10000"]),
         (changed("resources", json!({"cpu": -8})), &["resources.cpu", "-8"]),
         (changed("cost", json!(-1)), &["cost", "-1", "negative"]),
-        (changed("group", json!("g1")), &["group", "not supported"]),
+        (changed("group", json!("g.1")), &["group", "'.' at position 1"]),
     ];
     for (registration, named) in cases {
         before.refuses_post("/v1/runners", registration, malformed(named)).await;

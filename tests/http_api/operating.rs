@@ -163,6 +163,8 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "GET /readyz",
         "GET /v1/digest",
         "GET /v1/events",
+        "GET /v1/groups",
+        "GET /v1/groups/{id}",
         "GET /v1/history",
         "GET /v1/artifacts/{id}",
         "GET /v1/queues",

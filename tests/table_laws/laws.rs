@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
-    ArtifactId, Artifacts, Change, Class, Head, Holding, Key, Kind, Limits, Offer, Pool, Queue, Resources,
-    Row, Runner, Shape, Standing, Task, TaskState, Time, TurnRecord, Wait,
+    ArtifactId, Artifacts, Change, Class, Group, Head, Holding, Key, Kind, Limits, Offer, Pool, Queue,
+    Reservation, Resources, Row, Runner, Shape, Standing, Stopped, Task, TaskState, Terms, Time, TurnRecord,
+    Wait,
 };
 use longshore::ports::table::TURNS_KEPT;
 use longshore::ports::{Commit, Follow, Table};
@@ -326,6 +327,7 @@ fn one_of_each() -> Vec<Row> {
         os: "linux".into(),
         labels: [("zone".into(), "a".into())].into(),
         taints: ["gpu".into()].into(),
+        group: None,
         resources: Some(Resources::new(4_000, 1 << 33)),
         slots: 4,
     });
@@ -352,6 +354,15 @@ fn one_of_each() -> Vec<Row> {
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
         row("late", 1),
+        Row::Group(Arc::new(Group {
+            id: id("g"),
+            terms: Terms { max_runners: Some(2), ordered: true, stop_on_failure: true },
+            build: Some(id("b")),
+            stopped: Some(Stopped { after: Some(3), reason: "t ended failed".into() }),
+            modification_count: 9,
+            last_modified: Time(8),
+            extra: Default::default(),
+        })),
         Row::Reservation(Reservation {
             task: id("t"),
             runner: id("r"),
@@ -363,7 +374,8 @@ fn one_of_each() -> Vec<Row> {
     for row in &rows {
         match row.key() {
             Key::Task(_) | Key::Spec(_) | Key::Runner(_) | Key::Queue(_) => {}
-            Key::Holding(..) | Key::Class(_) | Key::EarlyCancel(_) | Key::Reservation(_) | Key::Pool => {}
+            Key::Holding(..) | Key::Class(_) | Key::EarlyCancel(_) => {}
+            Key::Group(_) | Key::Reservation(_) | Key::Pool => {}
         }
     }
     rows
@@ -390,6 +402,7 @@ pub(crate) fn task(name: &str) -> Task {
         os: "linux".into(),
         labels: [("zone".into(), "a".into())].into(),
         tolerations: Default::default(),
+        group: Some(id("g")),
     };
     Task {
         id: id(name),
@@ -398,6 +411,7 @@ pub(crate) fn task(name: &str) -> Task {
         priority: -3,
         build: None,
         jobs: Arc::new([]),
+        index: Some(7),
         limits: Arc::new(limits),
         artifacts: Artifacts::of(vec![artifact("in")], Some(artifact("out"))),
         wait: Some(Box::new(Wait { cache_until: Time(5), deps_until: Time(6) })),

@@ -260,7 +260,12 @@ fn folder(row: &Row) -> &'static str {
         Row::Runner(_) => "runners",
         Row::Holding(_) => "artifacts",
         Row::Spec { .. } => "specs",
-        Row::Queue(_) | Row::Class(_) | Row::EarlyCancel(_) | Row::Reservation(_) | Row::Pool(_) => "other",
+        Row::Queue(_)
+        | Row::Class(_)
+        | Row::EarlyCancel(_)
+        | Row::Group(_)
+        | Row::Reservation(_)
+        | Row::Pool(_) => "other",
     }
 }
 

@@ -155,6 +155,7 @@ impl World {
             os: "linux".into(),
             labels: Default::default(),
             taints: Default::default(),
+            group: None,
             resources: Some(Resources::new(10_000_000, 1 << 40)),
             slots,
         };

@@ -97,6 +97,7 @@ pub fn submission(number: usize, body: usize) -> NewTask {
         priority: i32::try_from(number % 3).expect("it is small"),
         build: None,
         jobs: Arc::from([]),
+        grouping: Default::default(),
         limits: Arc::new(limits(IfUnplaceable::Hold)),
         artifacts: None,
         content: Uuid::nil(),
@@ -128,6 +129,7 @@ fn runner(number: usize, cores: u64) -> Runner {
         os: "linux".into(),
         labels: Default::default(),
         taints: BTreeSet::new(),
+        group: None,
         resources: Some(Resources::new(cores * 1_000, cores << 31)),
         slots: 10_000,
     };
@@ -164,6 +166,7 @@ fn shape(number: usize, from_cores: u64) -> Shape {
         os: "".into(),
         labels: Default::default(),
         tolerations: BTreeSet::new(),
+        group: None,
     }
 }
 
@@ -179,6 +182,7 @@ fn task(id: Id, number: usize, shape: Arc<Shape>, limits: Arc<Limits>) -> Task {
         priority: i32::try_from(number % 3).expect("it is small"),
         build: None,
         jobs: Arc::from([]),
+        index: None,
         limits,
         artifacts: None,
         wait: None,

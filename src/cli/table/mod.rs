@@ -47,7 +47,7 @@ enum What {
 
 #[derive(Debug, Args)]
 struct Rows {
-    /// Only rows of this kind: task, spec, runner, queue, class, early_cancel or pool
+    /// Only rows of this kind: task, spec, runner, queue, class, early_cancel, group or pool
     #[arg(long)]
     kind: Option<String>,
     #[command(flatten)]
@@ -242,6 +242,10 @@ fn about(row: &Row) -> String {
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
+        Row::Group(group) => match &group.stopped {
+            Some(stopped) => format!("stopped: {}, change {}", stopped.reason, group.modification_count),
+            None => format!("goes on, change {}", group.modification_count),
+        },
         Row::Reservation(kept) => format!("{} is kept for it since {}", kept.runner, kept.since),
         Row::Pool(pool) => match (&pool.frozen, pool.paused_since) {
             (Some(why), _) => format!("frozen: {why}"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::super::artifacts::ArtifactIndex;
 use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
+use super::super::group::Groups;
 use super::super::shelves::{Shelf, Shelves};
 use super::{Counts, State};
 use crate::model::{
@@ -131,6 +132,11 @@ impl State {
         self.families.live(build)
     }
 
+    /// All groups with their tasks and the runners they are bound to.
+    pub fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     /// The shapes of the jobs that running builds may submit.
     pub fn job_shapes(&self) -> impl Iterator<Item = &Arc<Shape>> {
         self.families.shapes()
@@ -155,6 +161,7 @@ impl State {
         rows.extend(self.queues.values().cloned().map(Row::Queue));
         rows.extend(self.classes.values().cloned().map(Row::Class));
         rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
+        rows.extend(self.groups.after(None).filter_map(|(_, group)| group.row().cloned().map(Row::Group)));
         rows.extend(self.reservations.iter().map(|kept| Row::Reservation(Reservation::clone(kept))));
         if self.pool != Pool::default() {
             rows.push(Row::Pool(self.pool.clone()));

@@ -1,7 +1,9 @@
-//! Where a pending task stands: delayed until its time, on the ladder of its queue's locality, or in its line.
+//! Where a pending task stands: delayed until its time, nowhere until its turn in its group, on the ladder of its queue's
+//! locality, or in its line.
 //!
-//! Law: follows from the task's row, the settings and log time alone. A task stands in its line exactly when any
-//! runner that fits may have it.
+//! Law: follows from the rows of the task and its group, the settings and log time alone. A task stands in its line
+//! exactly when any runner that fits may have it; one that waits for its turn holds nobody back. The line of a task
+//! whose turn comes is woken.
 
 use std::sync::Arc;
 
@@ -9,7 +11,9 @@ use super::super::backlog::{LineKey, Rank};
 use super::super::ladder::{Ladder, Step};
 use super::super::wake::Wake;
 use super::State;
-use crate::model::{ArtifactId, Holding, RunnerId, RunnerState, Task, TaskId, TaskState, Time};
+use crate::model::{
+    ArtifactId, Group, GroupId, Holding, RunnerId, RunnerState, Task, TaskId, TaskState, Time,
+};
 
 impl State {
     /// Moves the tasks whose time has come, and those of which a step of their wait is over.
@@ -42,7 +46,7 @@ impl State {
         }
     }
 
-    /// Puts a pending task whose time has come to its place.
+    /// Puts a pending task whose time has come to its place, if it has its turn.
     pub(super) fn stand(&mut self, task: &Arc<Task>, wake: Wake) {
         self.stand_with(task, self.is_of_running_build(task), wake);
     }
@@ -53,12 +57,20 @@ impl State {
     }
 
     fn stand_with(&mut self, task: &Arc<Task>, of_running_build: bool, wake: Wake) {
+        if !self.groups.has_turn(task) {
+            return;
+        }
         let (key, rank) = self.place_with(task, of_running_build);
         let step = self.settings.locality.contains_key(&task.shape.queue).then(|| Step::at(task, self.now));
         if let Some(step) = step {
             self.ladder.insert(task, step, &key, rank, &mut self.artifacts);
             if task.artifacts.is_some() {
                 self.wakes.task(&task.id, wake);
+            }
+            // Who held its output when its wait began may hold it no more.
+            if step == Step::Cache && (task.attempt > 0 || task.shape.group.is_some()) {
+                let output = task.artifacts.as_ref().and_then(|own| own.output.clone());
+                self.watch.fewer_holders.extend(output);
             }
         }
         if step.is_none_or(|step| step == Step::Open) {
@@ -75,15 +87,70 @@ impl State {
         }
     }
 
+    /// A pending task that does not wait for its time.
+    fn ready(&self, id: &TaskId) -> Option<Arc<Task>> {
+        let task = self.task(id.as_str())?;
+        let TaskState::Pending { not_before, .. } = &task.state else { return None };
+        (!self.delayed.contains(&(not_before.unwrap_or_default(), id.clone()))).then(|| task.clone())
+    }
+
+    /// Lets the task whose turn it is now take the place of the one whose turn it was, where a row of `changed`
+    /// brought that about; `changed` itself has moved already.
+    pub(super) fn pass_turn(&mut self, changed: &Task, before: Option<TaskId>) {
+        let after = self.groups.head(changed.shape.group.as_ref());
+        if before == after {
+            return;
+        }
+        let other = |id: Option<TaskId>| id.filter(|id| *id != changed.id);
+        if let Some(task) = other(before).and_then(|id| self.ready(&id)) {
+            self.unstand(&task);
+        }
+        if let Some(task) = other(after).and_then(|id| self.ready(&id)) {
+            self.stand(&task, Wake::GroupTurn);
+            self.judge_again(&task);
+        }
+    }
+
+    /// Takes in a group's row. Where it changes who may start, the waiting tasks of the group are placed anew.
+    pub(super) fn put_group(&mut self, id: &GroupId, row: Option<Arc<Group>>) {
+        let says = |row: Option<&Arc<Group>>| row.map(|row| (row.terms, row.stopped.clone()));
+        let old = self.groups.get(id).and_then(|group| group.row());
+        if says(old) == says(row.as_ref()) {
+            return self.groups.put(id, row);
+        }
+        let live: Vec<TaskId> =
+            self.groups.get(id).into_iter().flat_map(|group| group.live()).cloned().collect();
+        let waiting: Vec<Arc<Task>> = live.iter().filter_map(|task| self.ready(task)).collect();
+        for task in &waiting {
+            self.unstand(task);
+        }
+        self.groups.put(id, row);
+        for task in &waiting {
+            self.stand(task, Wake::GroupSlot);
+            self.judge_again(task);
+        }
+    }
+
+    /// Wakes every line of a group that may be bound to one more runner, and its tasks that want artifacts.
+    pub(super) fn wake_group(&mut self, group: &GroupId) {
+        let lines: Vec<LineKey> = self.backlog.lines_of(group).cloned().collect();
+        for key in lines {
+            self.wakes.line(&key, Wake::GroupSlot);
+        }
+        if self.ladder.is_empty() {
+            return;
+        }
+        for task in self.groups.get(group).into_iter().flat_map(|group| group.live()) {
+            if self.ladder.step(task).is_some() {
+                self.wakes.task(task, Wake::GroupSlot);
+            }
+        }
+    }
+
     /// Moves the waiting jobs of a build between the places of running builds' jobs and of the others.
     pub(super) fn move_members(&mut self, build: &TaskId, running: bool) {
         let members: Vec<TaskId> = self.families.live(build).cloned().collect();
-        for id in members {
-            let Some(task) = self.task(id.as_str()).cloned() else { continue };
-            let TaskState::Pending { not_before, .. } = &task.state else { continue };
-            if self.delayed.contains(&(not_before.unwrap_or_default(), id)) {
-                continue;
-            }
+        for task in members.iter().filter_map(|id| self.ready(id)).collect::<Vec<_>>() {
             self.unstand_with(&task, !running);
             self.stand_with(&task, running, Wake::BuildStarted);
         }

@@ -13,6 +13,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a leaving runner waits for its last reports to be taken, beyond the grace of its work.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a runner that was told to leave lets go on what it was given all the same.
+const DISMISSED_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// Heartbeats on their way that are remembered.
 const MOST_BEATING: usize = 64;
 
@@ -167,14 +169,20 @@ impl Session {
         for order in answer.stop {
             self.on_stop(order);
         }
+        if answer.leave {
+            self.on_leave(DISMISSED_WAIT);
+        }
     }
 
     pub(super) fn on_leave(&mut self, wait: Duration) {
-        if self.leaving.is_some() {
-            return;
-        }
         let stop_at = self.now + wait;
         let leave_at = stop_at + self.config.stop_grace + LAST_WORDS;
+        if let Some(leaving) = &mut self.leaving {
+            // Asked once more, it leaves the sooner of the two.
+            leaving.stop_at = leaving.stop_at.min(stop_at);
+            leaving.leave_at = leaving.leave_at.min(leave_at);
+            return;
+        }
         self.leaving = Some(Leaving { stop_at, leave_at, stopped: false, left: false });
         self.hand_back_waiting("its runner is leaving");
     }

@@ -1,11 +1,12 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity`, `promises`, `pace` and `pause` read what producers were told or asked, the marks the
-//! work itself wrote down, how machines truly are, and the facts of committed turns, never a row. `locality` reads these,
-//! and from rows only which runner is known to hold what. `tables` compares states with each other and with their
-//! own rows.
+//! Law: `ownership`, `capacity`, `groups`, `promises`, `pace` and `pause` read what producers were told or asked, the
+//! marks the work itself wrote down, how machines truly are, and the facts of committed turns, never a row. `locality`
+//! reads these, and from rows only which runner is known to hold what. `tables` compares states with each other and with
+//! their own rows.
 
 mod capacity;
+mod groups;
 mod locality;
 mod ownership;
 mod pace;
@@ -48,6 +49,7 @@ pub(crate) struct Checkers {
     broken: Vec<Violation>,
     ownership: ownership::Ownership,
     capacity: capacity::Capacity,
+    groups: groups::Groups,
     promises: promises::Promises,
     tables: tables::Tables,
     pace: pace::Pace,
@@ -63,6 +65,7 @@ impl Checkers {
             broken: Vec::new(),
             ownership: ownership::Ownership::default(),
             capacity: capacity::Capacity::default(),
+            groups: groups::Groups::default(),
             promises: promises::Promises::default(),
             pace: pace::Pace::new(settings.clone()),
             locality: locality::Locality::new(settings.clone()),
@@ -103,9 +106,10 @@ impl Checkers {
         self.locality.has(runner, artifact);
     }
 
-    pub fn planned_task(&mut self, id: &TaskId, possible: bool) {
+    pub fn planned_task(&mut self, task: &NewTask, possible: bool) {
+        self.groups.planned(task);
         if possible {
-            self.promises.possible(id);
+            self.promises.possible(&task.id);
         }
     }
 
@@ -164,6 +168,8 @@ impl Checkers {
         self.note(now, "promises", found);
         let found = self.capacity.began(runner, held, work);
         self.note(now, "capacity", found);
+        let found = self.groups.began(runner, held);
+        self.note(now, "groups", found);
     }
 
     pub fn work_goes_on(&mut self, now: u64, runner: &RunnerId, held: &Held, work: &Work) {
@@ -176,6 +182,7 @@ impl Checkers {
     pub fn work_stopped(&mut self, now: u64, runner: &RunnerId, held: &Held, how: Option<AttemptOutcome>) {
         self.ownership.stopped(runner, held);
         self.capacity.stopped(runner, held);
+        self.groups.stopped(held);
         if how == Some(AttemptOutcome::Succeeded) {
             self.promises.succeeded(now, held);
         }
@@ -203,6 +210,8 @@ impl Checkers {
                     self.fleet_shrank &= !(placed && lifecycle.kind == Kind::Build);
                     let found = self.promises.entered(lifecycle);
                     self.note(now, "lifecycle", found);
+                    let found = self.groups.entered(lifecycle);
+                    self.note(now, "groups", found);
                     if lifecycle.state == LifecycleState::Ended
                         && let Some(found) = self.ownership.ended(&lifecycle.id)
                     {
