@@ -60,6 +60,11 @@ impl State {
             if task.artifacts.is_some() {
                 self.wakes.task(&task.id, wake);
             }
+            // Who held its output when its wait began may hold it no more.
+            if step == Step::Cache && task.attempt > 0 {
+                let output = task.artifacts.as_ref().and_then(|own| own.output.clone());
+                self.watch.fewer_holders.extend(output);
+            }
         }
         if step.is_none_or(|step| step == Step::Open) {
             self.wakes.line(&key, wake);
