@@ -225,6 +225,15 @@ fn a_task_that_comes_back_does_not_wait_again() {
 }
 
 #[test]
+fn a_task_that_comes_back_waits_for_no_holder_that_has_gone_meanwhile() {
+    let mut world = world([runner("holder").holding(&["out"]), runner("other")]);
+    world.submit(task("t").makes("out"));
+    world.news("holder", 1, &[], &["out"]);
+    world.end("t", AttemptOutcome::Handback);
+    placed_after(&mut world, "t", DEPS_WAIT, "holder");
+}
+
+#[test]
 fn a_wait_begins_when_a_task_s_time_has_come() {
     let mut world = world([runner("r")]);
     let later = world.now + secs(60);
