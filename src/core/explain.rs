@@ -3,6 +3,8 @@
 //! Law: asks the same `fit`, `backlog`, `locality` and `builds` as the planner does, so an explanation can never disagree
 //! with a placement.
 
+use std::sync::Arc;
+
 use super::builds::{self, Witnesses};
 use super::fit::{self, Misfit};
 use super::fleet::Seat;
@@ -88,6 +90,10 @@ pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     if state.watch.refused(&task.id, &seat.runner.id, state.now()) {
         return Some(Misfit::RefusedBefore);
     }
+    let first = first_of_its_line(state, task);
+    if let Some(reserved) = first.iter().find_map(|first| reservation::misfit(state, first, seat)) {
+        return Some(reserved);
+    }
     if let Some(reserved) = reservation::misfit(state, task, seat) {
         return Some(reserved);
     }
@@ -97,6 +103,20 @@ pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     let mut witnesses = Witnesses::default();
     builds::blocked_by(state, &mut witnesses, &task.shape, &task.jobs, seat)
         .map(|shape| Misfit::NoRoomForJobs { shape })
+}
+
+/// The task that the planner tries before `task`, of the same line: where that has to pass, so does `task`.
+fn first_of_its_line(state: &State, task: &Task) -> Option<Arc<Task>> {
+    let (key, rank) = state.place_of(task);
+    let mut first = state.backlog().first(&key, None);
+    while let Some(before) = first.filter(|before| *before < rank) {
+        let ahead = state.waiting(&key, before)?;
+        if !state.watch.refusals.contains_key(&ahead.id) {
+            return Some(ahead.clone());
+        }
+        first = state.backlog().first(&key, Some(before));
+    }
+    None
 }
 
 fn settled_reasons(task: &Task) -> Vec<String> {

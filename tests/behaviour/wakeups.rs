@@ -3,7 +3,7 @@
 use longshore::core::Settings;
 use longshore::core::input::Command;
 use longshore::core::settings::Locality;
-use longshore::model::{AttemptOutcome, Fact};
+use longshore::model::{AttemptOutcome, Fact, Terms};
 use proptest::prelude::*;
 
 use super::world::*;
@@ -71,12 +71,38 @@ fn the_end_of_a_build_elsewhere_wakes_a_build_that_the_rule_held_back() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { cpu: u64, arch: u8, build: bool, of: Option<u8>, priority: i32, wants: u8 },
-    News { which: u8, artifact: u8, held: bool },
-    End { which: usize, outcome: u8 },
-    Runner { which: u8, cpu: u64, arch: u8, slots: u32 },
-    Leave { which: u8 },
-    Stand { which: u8, how: u8 },
+    Submit {
+        cpu: u64,
+        arch: u8,
+        build: bool,
+        of: Option<u8>,
+        priority: i32,
+        wants: u8,
+        group: Option<u8>,
+        timeout: Option<u64>,
+    },
+    News {
+        which: u8,
+        artifact: u8,
+        held: bool,
+    },
+    End {
+        which: usize,
+        outcome: u8,
+    },
+    Runner {
+        which: u8,
+        cpu: u64,
+        arch: u8,
+        slots: u32,
+    },
+    Leave {
+        which: u8,
+    },
+    Stand {
+        which: u8,
+        how: u8,
+    },
     Pause(bool),
     PausePool(bool),
     Pass(u64),
@@ -84,9 +110,19 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (1..5u64, 0..3u8, any::<bool>(), proptest::option::of(0..20u8), -1..2i32, any::<u8>()).prop_map(
-            |(cpu, arch, build, of, priority, wants)| Step::Submit { cpu, arch, build, of, priority, wants }
-        ),
+        6 => (
+            1..5u64,
+            0..3u8,
+            any::<bool>(),
+            proptest::option::of(0..20u8),
+            -1..2i32,
+            any::<u8>(),
+            proptest::option::weighted(0.3, 0..3u8),
+            proptest::option::of(1..60u64),
+        )
+            .prop_map(|(cpu, arch, build, of, priority, wants, group, timeout)| Step::Submit {
+                cpu, arch, build, of, priority, wants, group, timeout,
+            }),
         2 => (0..4u8, 0..4u8, any::<bool>())
             .prop_map(|(which, artifact, held)| Step::News { which, artifact, held }),
         5 => (any::<usize>(), 0..6u8).prop_map(|(which, outcome)| Step::End { which, outcome }),
@@ -112,19 +148,38 @@ fn wanting(task: TaskBuilder, wants: u8) -> TaskBuilder {
     if wants & 64 != 0 { task.makes(names[usize::from(wants & 3)]) } else { task }
 }
 
+fn bounded(task: TaskBuilder, timeout: Option<u64>) -> TaskBuilder {
+    match timeout {
+        Some(seconds) => task.timeout(secs(seconds)),
+        None => task,
+    }
+}
+
+/// Of three groups: one with a bound, one in order, one that stops.
+fn grouped(task: TaskBuilder, group: Option<u8>, number: usize) -> TaskBuilder {
+    let terms = |max_runners, stop_on_failure| Terms { max_runners, ordered: false, stop_on_failure };
+    let index = u32::try_from(number).expect("a few steps");
+    match group {
+        None => task,
+        Some(0) => task.group("bound", terms(Some(1), false)),
+        Some(1) => task.step("order", terms(None, false), index),
+        Some(_) => task.group("stops", terms(Some(2), true)),
+    }
+}
+
 fn apply(world: &mut World, step: Step, number: usize) {
     match step {
-        Step::Submit { cpu, arch: wanted, build: true, priority, wants, .. } => {
+        Step::Submit { cpu, arch: wanted, build: true, priority, wants, timeout, .. } => {
             let job = task("x").cpu(cpu.min(2)).arch(arch(wanted)).shape();
-            world
-                .submit(wanting(build(&format!("t{number}")).cpu(cpu).priority(priority).jobs([job]), wants));
+            let build = build(&format!("t{number}")).cpu(cpu).priority(priority).jobs([job]);
+            world.submit(bounded(wanting(build, wants), timeout));
         }
-        Step::Submit { cpu, arch: wanted, of, priority, wants, .. } => {
+        Step::Submit { cpu, arch: wanted, of, priority, wants, group, timeout, .. } => {
             let mut job = task(&format!("t{number}")).cpu(cpu).arch(arch(wanted)).priority(priority);
             if let Some(of) = of {
                 job = job.of(&format!("t{of}"));
             }
-            world.submit(wanting(job, wants));
+            world.submit(bounded(grouped(wanting(job, wants), group, number), timeout));
         }
         Step::News { which, artifact, held } => {
             let (runner, name) = (format!("r{which}"), format!("a{artifact}"));
@@ -183,7 +238,7 @@ fn apply(world: &mut World, step: Step, number: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     /// After whatever happened, a sweep finds nothing that a wake-up had not named; and what `why` calls
     /// placeable now is not pending on an open queue.
@@ -191,10 +246,12 @@ proptest! {
     fn no_wake_up_is_missing_and_why_agrees_with_the_planner(
         steps in proptest::collection::vec(step(), 1..40),
         waits in proptest::option::of((0..30u64, 0..30u64)),
+        reserve_after in 0..40u64,
     ) {
         let waits = waits.map(|(cache, deps)| Locality { cache_wait: secs(cache), deps_wait: secs(deps) });
         let locality = waits.map(|waits| (id("default"), waits)).into_iter().collect();
-        let settings = Settings { unsafe_grace: secs(30), locality, ..Settings::default() };
+        let reserve_after = secs(reserve_after);
+        let settings = Settings { unsafe_grace: secs(30), locality, reserve_after, ..Settings::default() };
         let mut world = World::with(settings, [runner("r0").cpu(4)]);
         for (number, step) in steps.into_iter().enumerate() {
             apply(&mut world, step, number);
