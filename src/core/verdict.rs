@@ -113,6 +113,14 @@ pub fn rejection(misfits: &[(String, Misfit)]) -> String {
 
 /// Judges the lines that are due: ends what never fits, unless its producer said otherwise.
 pub(super) fn judge(draft: &mut Draft) {
+    judge_due(draft);
+    if !draft.state.watch.is_settling() && !draft.state.watch.judge.lines.is_empty() {
+        // The end of one gave another its turn.
+        draft.more();
+    }
+}
+
+fn judge_due(draft: &mut Draft) {
     if draft.state.watch.is_settling() {
         return;
     }

@@ -10,6 +10,7 @@ use longshore::wire::subject::{DEFAULT_POOL, Names};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::judge::Starts;
 use crate::binary::{PATIENCE, Process, longshore};
 
 /// After so long without a turn another replica leads.
@@ -78,6 +79,15 @@ impl Scene {
     /// Where everything of it is kept.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// How often a task may have been started: a cluster may take longer to elect than a lease lasts, and work that
+    /// was ended with its lease is started again.
+    pub fn starts(&self) -> Starts {
+        let files = std::fs::read_dir(self.dir()).expect("the directory can be read").flatten();
+        let mut said = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        let ended = said.any(|said| said.contains("the lease of its runner ended"));
+        if ended { Starts::Again } else { Starts::Once }
     }
 
     fn log(&self, of: &str) -> (PathBuf, Stdio) {

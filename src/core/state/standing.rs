@@ -26,7 +26,6 @@ impl State {
             let (_, id) = self.delayed.pop_first().expect("it was just seen");
             let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
             self.stand(&task, Wake::TimeCame);
-            self.judge_again(&task);
         }
         while let Some((at, id)) = self.ladder.next_end().cloned() {
             if at > self.now {
@@ -35,14 +34,6 @@ impl State {
             let task = self.task(id.as_str()).expect("only tasks that are there have a wait").clone();
             self.unstand(&task);
             self.stand(&task, Wake::WaitOver);
-            self.judge_again(&task);
-        }
-    }
-
-    fn judge_again(&mut self, task: &Task) {
-        if self.ladder.step(&task.id).is_none_or(|step| step == Step::Open) {
-            let (key, _) = self.place_of(task);
-            self.watch.judge.lines.insert(key);
         }
     }
 
@@ -74,6 +65,10 @@ impl State {
             }
         }
         if step.is_none_or(|step| step == Step::Open) {
+            // What comes into its line later than into the table was not judged when it was admitted.
+            if step.is_some() || wake != Wake::Pending {
+                self.watch.judge.lines.insert(key.clone());
+            }
             self.wakes.line(&key, wake);
             self.backlog.insert(&key, rank);
         }
@@ -107,7 +102,6 @@ impl State {
         }
         if let Some(task) = other(after).and_then(|id| self.ready(&id)) {
             self.stand(&task, Wake::GroupTurn);
-            self.judge_again(&task);
         }
     }
 
@@ -127,7 +121,6 @@ impl State {
         self.groups.put(id, row);
         for task in &waiting {
             self.stand(task, Wake::GroupSlot);
-            self.judge_again(task);
         }
     }
 
