@@ -81,7 +81,7 @@ impl Reservations {
 pub(super) struct Considered {
     /// Lines whose first task may have a runner kept from this time on, or as soon as one more may be kept.
     due: BTreeSet<(Time, LineKey)>,
-    /// Reservations of whose task or runner a row changed.
+    /// Reservations whose task left its place, or whose runner's row changed.
     pub changed: BTreeSet<TaskId>,
 }
 
@@ -263,8 +263,8 @@ impl State {
         &self.reservations
     }
 
-    /// Notes that the row of a task changed.
-    pub(super) fn note_task_change(&mut self, task: &TaskId) {
+    /// Notes that a pending task leaves its place.
+    pub(super) fn note_leaving(&mut self, task: &TaskId) {
         if self.reservations.by_task.contains_key(task) {
             self.watch.considered.changed.insert(task.clone());
         }

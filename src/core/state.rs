@@ -257,7 +257,6 @@ impl State {
     pub fn delete(&mut self, key: &Key) {
         match key {
             Key::Task(id) => {
-                self.note_task_change(id);
                 self.count_body(id, false);
                 if let Some(task) = self.change_entry(id, |entry| entry.task.take()) {
                     let turn = self.groups.head(task.shape.group.as_ref());
@@ -337,7 +336,6 @@ impl State {
         }
         self.pass_turn(&task, turn);
         self.holding_changed(old.as_deref(), Some(&task), freed);
-        self.note_task_change(&id);
     }
 
     /// Wakes what a runner gained or lost, or what a group may place elsewhere now that it let a runner go, and

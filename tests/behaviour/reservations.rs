@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore::core::Settings;
 use longshore::core::fit::Misfit;
 use longshore::core::input::Command;
-use longshore::model::{AttemptOutcome, Fact, Reservation, Time};
+use longshore::model::{AttemptOutcome, Fact, Reservation, Terms, Time};
 use proptest::prelude::*;
 
 use super::world::*;
@@ -184,6 +184,18 @@ fn a_reservation_ends_with_what_it_stands_for() {
         assert_eq!(world.kept(), [], "{what}");
         assert_eq!(world.said(|fact| matches!(fact, Fact::ReservationOver { .. })), 1, "{what}");
     }
+}
+
+#[test]
+fn a_task_that_loses_its_turn_in_its_group_keeps_no_runner() {
+    let terms = Terms { max_runners: None, ordered: true, stop_on_failure: false };
+    let mut world = World::with(at_once(), [runner("r").cpu(4)]);
+    world.fill("small", 3);
+    world.submit(task("second").cpu(4).step("g", terms, 2));
+    assert_eq!(world.kept(), [kept("second", "r")]);
+    world.submit(task("first").step("g", terms, 1));
+    assert_eq!(world.kept(), []);
+    assert_eq!(world.where_is("first"), "r");
 }
 
 #[test]

@@ -75,6 +75,7 @@ impl State {
     }
 
     fn unstand_with(&mut self, task: &Arc<Task>, of_running_build: bool) {
+        self.note_leaving(&task.id);
         let (key, rank) = self.place_with(task, of_running_build);
         let step = self.ladder.remove(task, &key, rank, &mut self.artifacts);
         if step.is_none_or(|step| step == Step::Open) {
