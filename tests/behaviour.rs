@@ -6,6 +6,7 @@ mod behaviour {
     mod builds;
     mod commands;
     mod explain;
+    mod intents;
     mod leases;
     mod lifecycle;
     mod placement;

@@ -116,6 +116,7 @@ fn registration() -> Registration {
         offer: offer(),
         cost: 1.0,
         class: None,
+        intent: None,
         running: Vec::new(),
         last_seen: None,
         version: "".into(),

@@ -60,6 +60,7 @@ impl World {
             offer: offer(40),
             cost: 1.0,
             class: None,
+            intent: None,
             running: running.to_vec(),
             last_seen: None,
             version: "".into(),

@@ -15,6 +15,7 @@ mod doctor;
 pub mod embedded;
 mod events;
 mod failure;
+mod intents;
 mod local;
 mod machine;
 mod nats;
@@ -69,6 +70,7 @@ enum Command {
     Ready(ready::Ready),
     Runners(runners::Runners),
     Why(why::Why),
+    Intents(intents::Intents),
     Cancel(cancel::Cancel),
     Hold(operate::Hold),
     Drain(operate::Drain),
@@ -178,6 +180,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Ready(ready) => light(ready.run()),
         Command::Runners(runners) => light(runners.run()),
         Command::Why(why) => light(why.run()),
+        Command::Intents(intents) => light(intents.run()),
         Command::Cancel(cancel) => light(cancel.run()),
         Command::Hold(hold) => light(hold.run()),
         Command::Drain(drain) => light(drain.run()),

@@ -6,6 +6,7 @@
 use super::builds::{self, Witnesses};
 use super::fit::{self, Misfit};
 use super::fleet::Seat;
+use super::intent;
 use super::state::State;
 use super::timers::waits_until;
 use super::verdict::{self, Verdict};
@@ -40,10 +41,10 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
     }
     let runners: Vec<(RunnerId, Option<Misfit>)> =
         state.fleet().seats().map(|seat| (seat.runner.id.clone(), misfit(state, task, seat))).collect();
-    let declared = state.settings.classes.iter();
+    let declared = state.settings.classes.iter().map(|class| (&class.id, &class.offer));
     let classes = declared
-        .chain(state.classes().map(|class| &**class))
-        .map(|class| (class.id.clone(), fit::never(&task.shape, &class.offer)))
+        .chain(state.classes().map(|class| (&class.id, &class.offer)))
+        .map(|(id, offer)| (id.clone(), fit::never(&task.shape, offer)))
         .collect();
     let never = verdict::never_fits(state, &task.shape, &task.jobs);
     let verdict = match &never {
@@ -59,6 +60,7 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         Some(misfits) => reasons.push(verdict::rejection(&misfits)),
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
+    reasons.extend(intent::reasons(state, &task.shape));
     let position = waits_until(state, task).is_none().then(|| {
         let (key, rank) = state.place_of(task);
         state.backlog().ahead_of(&key, rank).0

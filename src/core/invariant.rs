@@ -49,6 +49,7 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
     differs("the deadlines", fresh.deadlines == state.deadlines);
     differs("the ended tasks", fresh.ended == state.ended);
     differs("the lost runners", fresh.lost == state.lost);
+    differs("the intents", fresh.intents == state.intents);
     differs("the shelves", fresh.shelves == state.shelves);
     let counts = |state: &State| {
         let mut counts = state.counts.clone();

@@ -13,12 +13,15 @@ pub mod backlog;
 mod blame;
 pub mod builds;
 mod commands;
+pub mod demand;
 mod draft;
 pub mod explain;
 mod families;
 pub mod fit;
 pub mod fleet;
 pub mod input;
+mod intent;
+pub mod intents;
 mod intern;
 pub mod invariant;
 mod lease;
@@ -98,7 +101,9 @@ pub fn take_turn(
     }
     if draft.state.pool().frozen.is_none() {
         timers::run(&mut draft);
+        let woken = !draft.state.wakes.is_empty();
         planner::plan(&mut draft);
+        intent::ask(&mut draft, woken);
     }
     draft.finish()
 }

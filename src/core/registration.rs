@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::input::Answer;
+use super::intent;
 use super::watch::{Cause, Omission, Suspicion};
 use crate::model::{
     Class, ClassId, Fact, Heartbeat, HeartbeatAnswer, Held, Leave, Offer, Registered, Registration, Row,
@@ -24,6 +25,9 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     if let Some(row) = known.as_ref().filter(|row| row.lost.is_none() && new.incarnation < row.incarnation) {
         return Answer::RegistrationRefused { reason: superseded(new, row) };
     }
+    if let Some(reason) = intent::contradiction(draft.state, new).filter(|_| known.is_none()) {
+        return Answer::RegistrationRefused { reason: reason.into() };
+    }
     let again = known.as_ref().is_some_and(|row| row.incarnation == new.incarnation);
     let restarted = known.is_some() && !again;
     if let Some(row) = known.as_ref().filter(|row| row.offer != new.offer) {
@@ -36,6 +40,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         offer: shared_offer(draft, &new.offer),
         cost: new.cost,
         class: new.class.clone(),
+        intent: new.intent.clone(),
         standing: known.as_ref().map_or(Standing::Ready, |row| row.standing.clone()),
         lost: None,
         registered: draft.now,
@@ -51,6 +56,11 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         draft.put_runner(row);
         let (runner, incarnation) = (new.runner.clone(), new.incarnation.clone());
         draft.fact(Fact::RunnerRegistered { runner, incarnation, again });
+    }
+    if let Some(id) =
+        new.intent.as_ref().filter(|id| known.as_ref().and_then(|row| row.intent.as_ref()) != Some(id))
+    {
+        intent::arrived(draft, id);
     }
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);

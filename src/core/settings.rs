@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Class, Resources};
+use crate::model::{DeclaredClass, Resources};
 
 /// What an operator may set about the decisions. Spans are in log time.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,9 +30,15 @@ pub struct Settings {
     /// Whether the declared classes are all there will ever be.
     pub classes_complete: bool,
     /// Kinds of runner that may come though none is here.
-    pub classes: Vec<Class>,
+    pub classes: Vec<DeclaredClass>,
     /// How long a runner that left or was lost counts as one that may come back.
     pub class_memory: Duration,
+    /// How long an intent waits for somebody to acknowledge it.
+    pub intent_answer: Duration,
+    /// How long runners that were acknowledged count as coming.
+    pub intent_start: Duration,
+    /// How long a class that was declined, or did not come, stands behind the others.
+    pub intent_backoff: Duration,
     pub keep_ended: Duration,
     pub keep_ended_tasks: usize,
     /// How long a body of an ended task may be to be kept with it, in bytes.
@@ -84,6 +90,9 @@ impl Default for Settings {
             classes_complete: false,
             classes: Vec::new(),
             class_memory: Duration::from_secs(600),
+            intent_answer: Duration::from_secs(60),
+            intent_start: Duration::from_secs(600),
+            intent_backoff: Duration::from_secs(300),
             keep_ended: Duration::from_secs(3600),
             keep_ended_tasks: 100_000,
             keep_ended_body: 2048,
@@ -119,6 +128,8 @@ pub struct Guards {
     pub rearm_leases: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
+    /// Runners that were acknowledged and have not registered yet are capacity to come.
+    pub starting_counts: bool,
 }
 
 impl Default for Guards {
@@ -133,6 +144,7 @@ impl Default for Guards {
             tombstones: true,
             rearm_leases: true,
             leases_end: true,
+            starting_counts: true,
         }
     }
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::backlog::{Backlog, LineKey, Rank};
 use super::families::Families;
 use super::fleet::Fleet;
+use super::intents::Intents;
 use super::intern::Intern;
 use super::settings::Settings;
 use super::shelves::Shelves;
@@ -112,6 +113,7 @@ pub struct State {
     pub(super) queues: BTreeMap<QueueId, Queue>,
     pub(super) classes: BTreeMap<ClassId, Arc<Class>>,
     pub(super) early_cancels: BTreeMap<TaskId, EarlyCancel>,
+    pub(super) intents: Intents,
     pub(super) pool: Pool,
     // Derived from the rows:
     pub(super) fleet: Fleet,
@@ -146,6 +148,7 @@ impl State {
             queues: BTreeMap::new(),
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
+            intents: Intents::default(),
             pool: Pool::default(),
             fleet,
             backlog: Backlog::default(),
@@ -231,6 +234,7 @@ impl State {
             Row::Class(class) => {
                 self.classes.insert(class.id.clone(), class);
             }
+            Row::Intent(intent) => self.intents.put(intent),
             Row::EarlyCancel(cancel) => {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
@@ -258,6 +262,7 @@ impl State {
                 if let Some(at) = self.runner(id).and_then(|runner| runner.lost) {
                     self.lost.remove(&(at, id.clone()));
                 }
+                self.intents.runner_changed(self.fleet.get(id).map(|seat| &*seat.runner), None);
                 self.fleet.remove(id);
                 self.wake_build_lines();
             }
@@ -267,6 +272,7 @@ impl State {
             Key::Class(id) => {
                 self.classes.remove(id);
             }
+            Key::Intent(id) => self.intents.remove(id),
             Key::EarlyCancel(id) => {
                 self.early_cancels.remove(id);
             }
@@ -392,6 +398,8 @@ impl State {
             self.lost.insert((at, runner.id.clone()));
         }
         self.wakes.runner(&runner.id, Wake::Runner);
+        let old = self.runner(&runner.id).cloned();
+        self.intents.runner_changed(old.as_deref(), Some(&runner));
         self.fleet.put(runner);
         self.wake_build_lines();
     }

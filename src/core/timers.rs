@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{admission, builds, lease, planner, verdict};
+use super::{admission, builds, intent, lease, planner, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -27,6 +27,7 @@ pub(super) fn run(draft: &mut Draft) {
     ask_again(draft);
     forget_runners(draft);
     forget_ended(draft);
+    intent::expire(draft);
     builds::watch_rule(draft);
     if draft.state.watch.sweep_at <= draft.now {
         draft.state.watch.sweep_at = draft.now + draft.state.settings.sweep;
@@ -182,6 +183,8 @@ impl State {
             self.watch.refusal_ends.first().map(|(at, ..)| *at),
             self.watch.unplaceable.first().map(|(at, _)| *at),
             self.watch.settle_until,
+            self.intents.first_due().map(|(at, _)| *at),
+            self.next_ask(),
             self.pool.unsafe_since.map(|since| since + settings.unsafe_grace),
         ]
         .into_iter()

@@ -63,6 +63,14 @@ pub(super) struct Judge {
     pub lines: BTreeSet<LineKey>,
 }
 
+/// When what waits was last looked through for runners to ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Looked {
+    pub looked: Option<Time>,
+    /// Something changed since.
+    pub changed: bool,
+}
+
 /// What the leader knows besides the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
@@ -89,6 +97,7 @@ pub struct Watch {
     /// Builds whose jobs came before them and were not held against their shapes yet.
     pub(super) beyond: BTreeSet<TaskId>,
     pub(super) rule_changed: bool,
+    pub(super) demand: Looked,
     pub(super) sweep_at: Time,
     /// Runners whose tasks are being worked off, and why.
     pub(super) losing: BTreeMap<RunnerId, Arc<str>>,

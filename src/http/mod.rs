@@ -5,12 +5,13 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`, `pool`), what monitoring reads (`status`, `digest`, `events`, `history`).
+//! (`runners`, `queues`, `pool`, `intents`), what monitoring reads (`status`, `digest`, `events`, `history`).
 
 mod digest;
 mod events;
 mod fleet;
 mod history;
+mod intents;
 mod listing;
 pub mod outbox;
 mod pool;
@@ -177,6 +178,8 @@ fn commands() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(runners::drain))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
+        .routes(routes!(intents::ack))
+        .routes(routes!(intents::decline))
         .routes(routes!(pool::pause))
         .routes(routes!(pool::resume))
         .routes(routes!(status::unfreeze))
@@ -192,6 +195,7 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fleet::assignments))
         .routes(routes!(fleet::reports))
         .routes(routes!(queues::list))
+        .routes(routes!(intents::list))
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))

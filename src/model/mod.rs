@@ -5,6 +5,7 @@
 
 pub mod fact;
 pub mod id;
+pub mod intent;
 pub mod message;
 pub mod resources;
 pub mod row;
@@ -18,7 +19,8 @@ pub mod turn;
 pub mod work;
 
 pub use fact::{Fact, Lifecycle, LifecycleState};
-pub use id::{BuildId, ClassId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
+pub use id::{BuildId, ClassId, Id, IdError, IntentId, QueueId, RunnerId, TaskId, TenantId};
+pub use intent::{Closed, DeclaredClass, Intent, IntentChange, IntentState};
 pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,

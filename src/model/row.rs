@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ClassId, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
+use super::{ClassId, Intent, IntentId, Offer, QueueId, Runner, RunnerId, Task, TaskId, Time};
 
 /// One row. Rows are shared, never changed in place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,7 @@ pub enum Row {
     Runner(Arc<Runner>),
     Queue(Queue),
     Class(Arc<Class>),
+    Intent(Arc<Intent>),
     EarlyCancel(EarlyCancel),
     Pool(Pool),
 }
@@ -37,6 +38,7 @@ pub enum Key {
     Runner(RunnerId),
     Queue(QueueId),
     Class(ClassId),
+    Intent(IntentId),
     EarlyCancel(TaskId),
     Pool,
 }
@@ -50,6 +52,7 @@ impl Row {
             Row::Runner(runner) => Key::Runner(runner.id.clone()),
             Row::Queue(queue) => Key::Queue(queue.id.clone()),
             Row::Class(class) => Key::Class(class.id.clone()),
+            Row::Intent(intent) => Key::Intent(intent.id.clone()),
             Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
             Row::Pool(_) => Key::Pool,
         }
@@ -65,6 +68,7 @@ impl Key {
             Key::Runner(_) => "runner",
             Key::Queue(_) => "queue",
             Key::Class(_) => "class",
+            Key::Intent(_) => "intent",
             Key::EarlyCancel(_) => "early_cancel",
             Key::Pool => "pool",
         }
@@ -79,6 +83,7 @@ impl std::fmt::Display for Key {
             | Key::Runner(id)
             | Key::Queue(id)
             | Key::Class(id)
+            | Key::Intent(id)
             | Key::EarlyCancel(id) => {
                 write!(f, "{}.{id}", self.kind())
             }

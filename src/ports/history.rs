@@ -51,6 +51,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::RunnerResumed { .. }
         | Fact::RunnerForgotten { .. }
         | Fact::ClassForgotten { .. }
+        | Fact::Intent { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }
         | Fact::PoolPaused

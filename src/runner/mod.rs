@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{ClassId, Held, Leave, Offer, RunnerId};
+use crate::model::{ClassId, Held, IntentId, Leave, Offer, RunnerId};
 use backend::{Backend, group::StillThere};
 use link::Link;
 use outbox::{Keep, Outbox, OutboxError};
@@ -48,6 +48,8 @@ pub struct RunnerConfig {
     /// Price of one placement here; the lowest is taken first.
     pub cost: f64,
     pub class: Option<ClassId>,
+    /// The intent it was started for.
+    pub intent: Option<IntentId>,
     /// Where it keeps its outbox; one runner a directory.
     pub data_dir: PathBuf,
     /// Between TERM and KILL of work that is asked to stop.
@@ -68,6 +70,7 @@ impl RunnerConfig {
             offer,
             cost: 1.0,
             class: None,
+            intent: None,
             data_dir,
             stop_grace: Duration::from_secs(10),
             leave_wait: Duration::ZERO,
@@ -81,6 +84,7 @@ impl RunnerConfig {
         SessionConfig {
             cost: self.cost,
             class: self.class.clone(),
+            intent: self.intent.clone(),
             stop_by: self.stop_by,
             stop_grace: self.stop_grace,
             min_retry: self.min_retry,

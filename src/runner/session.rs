@@ -236,6 +236,7 @@ impl Session {
             offer: self.config.offer.clone(),
             cost: self.config.cost,
             class: self.config.class.clone(),
+            intent: self.config.intent.clone(),
             running: self.listed(),
             last_seen: self.last_seen,
             version: self.config.version.clone(),

@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 44] = [
+pub const ALL: [&Metric; 46] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -43,6 +43,7 @@ pub const ALL: [&Metric; 44] = [
     &TASKS_LOST,
     &CLASSES_FORGOTTEN,
     &QUEUE_CHANGES,
+    &INTENT_CHANGES,
     &BUILDS_UNSAFE_TIMES,
     &SWEEP_FOUND,
     &TAKEOVERS,
@@ -64,6 +65,7 @@ pub const ALL: [&Metric; 44] = [
     &HELD_SLOTS,
     &CAPACITY_SLOTS,
     &RUNNERS,
+    &INTENTS,
     &TURN,
     &LAG,
     &LEADER,
@@ -152,6 +154,12 @@ pub const CLASSES_FORGOTTEN: Metric = counter(
 );
 pub const QUEUE_CHANGES: Metric =
     counter("longshore_queue_changes_total", "changes", &["change"], "Times a queue was paused or unpaused.");
+pub const INTENT_CHANGES: Metric = counter(
+    "longshore_intent_changes_total",
+    "changes",
+    &["change"],
+    "Changes of intents: asked, acknowledged, declined, expired, arrived (a runner registered with it) or withdrawn.",
+);
 pub const BUILDS_UNSAFE_TIMES: Metric = counter(
     "longshore_builds_unsafe_periods_total",
     "periods",
@@ -228,6 +236,12 @@ pub const RUNNERS: Metric = gauge(
     "runners",
     &["state"],
     "Runners now in each state: ready, held, draining or lost.",
+);
+pub const INTENTS: Metric = gauge(
+    "longshore_intents",
+    "intents",
+    &["state"],
+    "Intents now in each state: asked, acknowledged, declined or expired.",
 );
 pub const TURN: Metric = gauge("longshore_turn", "turns", &[], "Number of the last turn this replica has.");
 pub const LAG: Metric = gauge(

@@ -110,6 +110,10 @@ fn log_one(fact: &Fact) {
         Fact::RunnerResumed { runner } => info!(%runner, "runner resumed"),
         Fact::RunnerForgotten { runner } => info!(%runner, "runner forgotten"),
         Fact::ClassForgotten { class } => info!(%class, "class forgotten"),
+        Fact::Intent { intent, class, change, runners, reason } => {
+            let (change, reason) = (change.as_str(), reason.as_deref());
+            info!(%intent, %class, change, runners, reason, "intent changed");
+        }
         Fact::QueuePaused { queue } => info!(%queue, "queue paused"),
         Fact::QueueUnpaused { queue } => info!(%queue, "queue unpaused"),
         Fact::PoolPaused => info!("pool paused"),

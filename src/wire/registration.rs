@@ -1,7 +1,7 @@
 //! Registrations and their answers as JSON.
 //!
 //! Law: what a registration does not say has the default of the protocol; what this version cannot honour
-//! (a group, an intent, another protocol) is refused, never ignored. `artifacts` are accepted and ignored:
+//! (a group, another protocol) is refused, never ignored. `artifacts` are accepted and ignored:
 //! this version places nothing by locality.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,11 +36,9 @@ pub fn read_registration(body: &[u8], runner: Option<&RunnerId>) -> Result<Regis
     {
         return Err(fields.refuse("protocol", protocol, "this version speaks protocol 1 only"));
     }
-    for name in ["group", "intent"] {
-        if let Some(value) = fields.get(name) {
-            let why = format!("{name}s are not supported by this version yet; leave it out or send null");
-            return Err(fields.refuse(name, value, why));
-        }
+    if let Some(value) = fields.get("group") {
+        let why = "groups are not supported by this version yet; leave it out or send null";
+        return Err(fields.refuse("group", value, why));
     }
     Ok(Registration {
         runner: message::runner_named(&fields, "id", runner)?,
@@ -48,6 +46,7 @@ pub fn read_registration(body: &[u8], runner: Option<&RunnerId>) -> Result<Regis
         offer: Arc::new(read_offer(&fields)?),
         cost: read_cost(&fields)?,
         class: fields.id("class")?,
+        intent: fields.id("intent")?,
         running: held(&fields, "running", MOST_RUNNING)?,
         last_seen: read_last_seen(&fields)?,
         version: fields.word("version")?.unwrap_or_default(),
@@ -65,6 +64,7 @@ pub fn write_registration(registration: &Registration) -> Vec<u8> {
         kinds: &offer.kinds,
         queues: if queues.is_empty() { &any } else { &queues },
         class: registration.class.as_ref().map(|class| class.as_str()),
+        intent: registration.intent.as_ref().map(|intent| intent.as_str()),
         arch: &offer.arch,
         os: &offer.os,
         labels: &offer.labels,
@@ -186,6 +186,8 @@ struct RegistrationJson<'a> {
     queues: &'a [Id<'a>],
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     arch: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]

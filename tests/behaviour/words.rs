@@ -167,6 +167,7 @@ pub fn runner(name: &str) -> RunnerBuilder {
         offer: Arc::new(offer),
         cost: 1.0,
         class: None,
+        intent: None,
         running: Vec::new(),
         last_seen: None,
         version: "".into(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
-    Change, Class, Head, Key, Kind, Limits, Offer, Pool, Queue, Resources, Row, Runner, Shape, Standing,
-    Task, TaskState, Time, TurnRecord,
+    Change, Class, Closed, Head, Intent, Key, Kind, Limits, Offer, Pool, Queue, Resources, Row, Runner,
+    Shape, Standing, Task, TaskState, Time, TurnRecord,
 };
 use longshore::ports::table::TURNS_KEPT;
 use longshore::ports::{Commit, Follow, Table};
@@ -338,6 +338,7 @@ fn one_of_each() -> Vec<Row> {
             offer: offer.clone(),
             cost: 0.1 + 0.2,
             class: Some(id("c")),
+            intent: Some(id("i")),
             standing: Standing::Held { reason: "disk".into() },
             lost: Some(Time(9)),
             registered: Time(3),
@@ -350,13 +351,29 @@ fn one_of_each() -> Vec<Row> {
         })),
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
+        Row::Intent(Arc::new(Intent {
+            id: id("i"),
+            class: id("c"),
+            shape: task("t").shape,
+            asked: 1,
+            starting: 2,
+            arrived: 3,
+            reason: "no room".into(),
+            tasks: vec![id("t")],
+            waiting: 4,
+            made: Time(1),
+            answer_by: Some(Time(2)),
+            start_by: Some(Time(3)),
+            closed: Some(Closed { reason: "no quota".into(), declined: true, until: Time(4) }),
+            extra: Default::default(),
+        })),
         row("late", 1),
         Row::Pool(Pool { frozen: Some("it was".into()), paused_since: Some(Time(3)), ..Pool::default() }),
     ];
     for row in &rows {
         match row.key() {
             Key::Task(_) | Key::Spec(_) | Key::Runner(_) | Key::Queue(_) => {}
-            Key::Class(_) | Key::EarlyCancel(_) | Key::Pool => {}
+            Key::Class(_) | Key::Intent(_) | Key::EarlyCancel(_) | Key::Pool => {}
         }
     }
     rows

@@ -258,7 +258,7 @@ fn folder(row: &Row) -> &'static str {
         },
         Row::Runner(_) => "runners",
         Row::Spec { .. } => "specs",
-        Row::Queue(_) | Row::Class(_) | Row::EarlyCancel(_) | Row::Pool(_) => "other",
+        Row::Queue(_) | Row::Class(_) | Row::Intent(_) | Row::EarlyCancel(_) | Row::Pool(_) => "other",
     }
 }
 

@@ -240,6 +240,10 @@ fn about(row: &Row) -> String {
         }
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
+        Row::Intent(intent) => {
+            let (class, state) = (&intent.class, intent.state().as_str());
+            format!("{state}: {} of class {class} asked, {} starting", intent.asked, intent.starting)
+        }
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
         Row::Pool(pool) => match (&pool.frozen, pool.paused_since) {
             (Some(why), _) => format!("frozen: {why}"),

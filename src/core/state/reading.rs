@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
+use super::super::intents::Intents;
 use super::super::shelves::{Shelf, Shelves};
 use super::{Counts, State};
 use crate::model::{Class, Kind, Pool, Queue, QueueId, Row, Runner, RunnerId, Shape, Task, TaskId, Time};
@@ -98,6 +99,11 @@ impl State {
         self.classes.values()
     }
 
+    /// Requests that somebody provide runners.
+    pub fn intents(&self) -> &Intents {
+        &self.intents
+    }
+
     /// What holds for the whole pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
@@ -145,6 +151,7 @@ impl State {
         rows.extend(self.fleet.seats().map(|seat| Row::Runner(seat.runner.clone())));
         rows.extend(self.queues.values().cloned().map(Row::Queue));
         rows.extend(self.classes.values().cloned().map(Row::Class));
+        rows.extend(self.intents.iter().cloned().map(Row::Intent));
         rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
         if self.pool != Pool::default() {
             rows.push(Row::Pool(self.pool.clone()));

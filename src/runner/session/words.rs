@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave, Offer,
-    Registered, Registration, Report, RunnerId, WorkOrder,
+    AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, IntentId, LastSeen, Leave,
+    Offer, Registered, Registration, Report, RunnerId, WorkOrder,
 };
 
 /// What a session is given once.
@@ -19,6 +19,8 @@ pub struct SessionConfig {
     pub offer: Arc<Offer>,
     pub cost: f64,
     pub class: Option<ClassId>,
+    /// The intent it was started for.
+    pub intent: Option<IntentId>,
     pub version: Arc<str>,
     /// How long before the end of its lease it begins to end its work, so that all is dead by then. Never
     /// more than half a lease.
@@ -60,6 +62,7 @@ impl SessionConfig {
             offer,
             cost: 1.0,
             class: None,
+            intent: None,
             version: env!("CARGO_PKG_VERSION").into(),
             stop_by: Duration::from_secs(1),
             stop_grace: Duration::from_secs(10),
