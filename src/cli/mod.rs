@@ -21,6 +21,7 @@ mod machine;
 mod nats;
 mod operate;
 mod paper;
+mod provision;
 mod ps;
 mod ready;
 mod runner;
@@ -71,6 +72,7 @@ enum Command {
     Runners(runners::Runners),
     Why(why::Why),
     Intents(intents::Intents),
+    Provision(provision::Provision),
     Cancel(cancel::Cancel),
     Hold(operate::Hold),
     Drain(operate::Drain),
@@ -180,6 +182,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Ready(ready) => light(ready.run()),
         Command::Runners(runners) => light(runners.run()),
         Command::Why(why) => light(why.run()),
+        Command::Provision(provision) => light(provision.run()),
         Command::Intents(intents) => light(intents.run()),
         Command::Cancel(cancel) => light(cancel.run()),
         Command::Hold(hold) => light(hold.run()),

@@ -85,6 +85,9 @@ pub(super) struct Runner {
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
+    /// Leave when standard input ends: for programs that start runners and may die
+    #[arg(long)]
+    leave_on_eof: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -96,7 +99,7 @@ enum KindArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum BackendArg {
+pub(super) enum BackendArg {
     /// Each task's command, as a process group of this machine
     Process,
     /// Nothing: each task has succeeded at once
@@ -110,6 +113,9 @@ impl Runner {
         let (link, server) = self.link(&config.id).await?;
         let backend = self.backend.open(self.grace)?;
         let stop = signals::stop_asked()?;
+        if self.leave_on_eof {
+            signals::stop_at_end_of_input(&stop);
+        }
         tracing::info!(
             runner = %config.id, server, data = %config.data_dir.display(),
             offer = %config.offer.resources.clone().unwrap_or_default(), slots = config.offer.slots,
