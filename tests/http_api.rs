@@ -10,6 +10,8 @@ mod bad_input;
 mod events;
 #[path = "http_api/fleet.rs"]
 mod fleet;
+#[path = "http_api/intents.rs"]
+mod intents;
 #[path = "http_api/listing.rs"]
 mod listing;
 #[path = "http_api/operating.rs"]

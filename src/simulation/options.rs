@@ -1,10 +1,14 @@
 //! What a simulated world is made of: its size, its settings, and what goes wrong in it.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::producers::named;
 use super::random::Random;
 use crate::core::Settings;
 use crate::core::settings::{Order, Strategy};
+use crate::model::{DeclaredClass, Kind, Offer};
 use crate::ports::Budget;
 use crate::runner::session::Safeguards;
 
@@ -237,6 +241,39 @@ impl Options {
     pub fn clocks_that_are_slow(seed: u64) -> Self {
         let faults = Faults { runner_cut_every: 4_000, drift: 100, ..Faults::none() };
         Self { runners: 6, jobs: 40, longest_work: 30_000, faults, ..Self::drawn(seed) }
+    }
+
+    /// No runner is there but those a provisioner starts, of two classes of which one is cheaper.
+    pub fn runners_on_demand(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x6465_6d61_6e64);
+        let slots = *random.pick(&[1, 1, 2]);
+        let offer = Arc::new(Offer {
+            kinds: [Kind::Job].into(),
+            queues: BTreeSet::new(),
+            arch: "amd64".into(),
+            os: "linux".into(),
+            labels: BTreeMap::from([("zone".into(), "eu".into())]),
+            taints: BTreeSet::new(),
+            resources: None,
+            slots,
+        });
+        let mut class = |name, cost| DeclaredClass {
+            id: named(name),
+            offer: offer.clone(),
+            cost,
+            max: *random.pick(&[1, 2, 4]),
+        };
+        let classes = vec![class("dear", 3.0), class("small", 1.0)];
+        let world = Self::drawn(seed);
+        let settings = Settings {
+            classes,
+            intent_answer: Duration::from_secs(10),
+            intent_start: Duration::from_secs(40),
+            intent_backoff: Duration::from_secs(15),
+            ..world.settings
+        };
+        let faults = Faults { shrinks: 0, ..world.faults };
+        Self { runners: 0, builds: 0, jobs: 25, longest_work: 8_000, settings, faults, ..world }
     }
 
     /// With the default settings.

@@ -11,7 +11,7 @@ use tracing::{Subscriber, error, info, warn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::model::{Fact, Lifecycle, LifecycleState};
+use crate::model::{Fact, IntentChange, Lifecycle, LifecycleState};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,8 +111,15 @@ fn log_one(fact: &Fact) {
         Fact::RunnerForgotten { runner } => info!(%runner, "runner forgotten"),
         Fact::ClassForgotten { class } => info!(%class, "class forgotten"),
         Fact::Intent { intent, class, change, runners, reason } => {
-            let (change, reason) = (change.as_str(), reason.as_deref());
-            info!(%intent, %class, change, runners, reason, "intent changed");
+            let reason = reason.as_deref();
+            match change {
+                IntentChange::Asked => info!(%intent, %class, runners, reason, "runners asked for"),
+                IntentChange::Acknowledged => info!(%intent, %class, runners, "intent acknowledged"),
+                IntentChange::Declined => warn!(%intent, %class, runners, reason, "intent declined"),
+                IntentChange::Expired => warn!(%intent, %class, runners, reason, "intent expired"),
+                IntentChange::Arrived => info!(%intent, %class, "runner of an intent arrived"),
+                IntentChange::Withdrawn => info!(%intent, %class, runners, "intent withdrawn"),
+            }
         }
         Fact::QueuePaused { queue } => info!(%queue, "queue paused"),
         Fact::QueueUnpaused { queue } => info!(%queue, "queue unpaused"),

@@ -150,7 +150,7 @@ impl Provisioner {
             return Ok(());
         }
         let path = format!("/v1/intents/{id}/ack");
-        match self.client.post(&path, Body::Json(&json!({"count": count}))).await {
+        match self.client.post_once(&path, Body::Json(&json!({"count": count}))).await {
             // Somebody else was faster, or it is not needed any more.
             Err(Failure::Problem(problem)) if matches!(problem.status, 404 | 409) => return Ok(()),
             answered => drop(answered?),

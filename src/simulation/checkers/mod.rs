@@ -1,9 +1,10 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity`, `promises`, `pace` and `pause` read what producers were told or asked, the marks the work
+//! Law: `ownership`, `capacity`, `promises`, `pace`, `pause` and `asking` read what producers were told or asked, the marks the work
 //! itself wrote down, how machines truly are, and the facts of committed turns, never a row. `tables` compares states with each other and with their
 //! own rows.
 
+mod asking;
 mod capacity;
 mod ownership;
 mod pace;
@@ -50,6 +51,7 @@ pub(crate) struct Checkers {
     tables: tables::Tables,
     pace: pace::Pace,
     pause: pause::Pause,
+    asking: asking::Asking,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -63,6 +65,7 @@ impl Checkers {
             promises: promises::Promises::default(),
             pace: pace::Pace::new(settings.clone()),
             pause: pause::Pause::default(),
+            asking: asking::Asking::new(settings.clone()),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -181,6 +184,8 @@ impl Checkers {
     pub fn committed(&mut self, now: u64, turn: &TurnRecord) {
         let found = self.tables.committed(turn);
         self.note(now, "tables", found);
+        let found = self.asking.said(&turn.facts);
+        self.note(now, "asking", found);
         for fact in &turn.facts {
             self.pace.said(fact);
             let found = self.pause.said(fact);
