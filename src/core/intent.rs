@@ -437,5 +437,13 @@ pub fn reasons(state: &State, shape: &Shape) -> Vec<String> {
         };
         format!("{said} ({})", intent.id)
     };
-    of_shape.map(say).collect()
+    let full =
+        state.settings.classes.iter().filter(|class| {
+            fit::never(shape, &class.offer).is_none() && offer(state, class).packing.left() == 0
+        });
+    let say_full = |class: &DeclaredClass| match class.max {
+        0 => format!("class {} has max 0: none of it is ever asked for", class.id),
+        max => format!("class {} may have no more: of at most {max} runners all are here or starting", class.id),
+    };
+    of_shape.map(say).chain(full.map(say_full)).collect()
 }

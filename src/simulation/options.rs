@@ -248,7 +248,7 @@ impl Options {
         let mut random = Random::new(seed ^ 0x6465_6d61_6e64);
         let slots = *random.pick(&[1, 1, 2]);
         let offer = Arc::new(Offer {
-            kinds: [Kind::Job].into(),
+            kinds: [Kind::Job, Kind::Build].into(),
             queues: BTreeSet::new(),
             arch: "amd64".into(),
             os: "linux".into(),
@@ -261,9 +261,10 @@ impl Options {
             id: named(name),
             offer: offer.clone(),
             cost,
-            max: *random.pick(&[1, 2, 4]),
+            max: *random.pick(&[2, 2, 4]),
         };
         let classes = vec![class("dear", 3.0), class("small", 1.0)];
+        let builds = *random.pick(&[0, 0, 3]);
         let world = Self::drawn(seed);
         let settings = Settings {
             classes,
@@ -273,7 +274,7 @@ impl Options {
             ..world.settings
         };
         let faults = Faults { shrinks: 0, ..world.faults };
-        Self { runners: 0, builds: 0, jobs: 25, longest_work: 8_000, settings, faults, ..world }
+        Self { runners: 0, builds, jobs: 25, longest_work: 8_000, settings, faults, ..world }
     }
 
     /// With the default settings.

@@ -2,13 +2,15 @@
 //!
 //! Reads the facts of committed turns alone. Law: whenever runners are asked for, those of the class that are here,
 //! starting and asked for are at most its `max`, and all that are starting and asked for are at most one for each
-//! pending task. Any task of such a world that fits one of its classes fits them all.
+//! pending task and one for the jobs of each build. Any task of such a world that fits one of its classes fits them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::core::Settings;
-use crate::model::{ClassId, Fact, IntentChange, IntentId, LifecycleState, RunnerId, TaskId};
+use crate::model::{
+    ClassId, Fact, IntentChange, IntentId, Kind, Lifecycle, LifecycleState, RunnerId, TaskId,
+};
 
 /// What was asked for, as it was said.
 #[derive(Debug)]
@@ -16,12 +18,20 @@ pub(super) struct Asking {
     settings: Arc<Settings>,
     intents: BTreeMap<IntentId, (ClassId, u32, u32)>,
     pending: BTreeSet<TaskId>,
+    /// Builds that have not ended.
+    builds: BTreeSet<TaskId>,
     here: BTreeSet<RunnerId>,
 }
 
 impl Asking {
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, intents: BTreeMap::new(), pending: BTreeSet::new(), here: BTreeSet::new() }
+        Self {
+            settings,
+            intents: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            builds: BTreeSet::new(),
+            here: BTreeSet::new(),
+        }
     }
 
     /// Takes in the facts of one turn.
@@ -29,10 +39,7 @@ impl Asking {
         let mut asked = false;
         for fact in facts {
             match fact {
-                Fact::Task(task) if task.state == LifecycleState::Pending => {
-                    self.pending.insert(task.id.clone());
-                }
-                Fact::Task(task) => drop(self.pending.remove(&task.id)),
+                Fact::Task(task) => self.entered(task),
                 Fact::RunnerRegistered { runner, .. } => drop(self.here.insert(runner.clone())),
                 Fact::RunnerLeft { runner } | Fact::RunnerLost { runner, .. } => {
                     self.here.remove(runner);
@@ -46,6 +53,19 @@ impl Asking {
             }
         }
         if asked { self.judge() } else { Vec::new() }
+    }
+
+    fn entered(&mut self, task: &Lifecycle) {
+        match task.state {
+            LifecycleState::Pending => self.pending.insert(task.id.clone()),
+            _ => self.pending.remove(&task.id),
+        };
+        if task.kind == Kind::Build {
+            match task.state {
+                LifecycleState::Ended => self.builds.remove(&task.id),
+                _ => self.builds.insert(task.id.clone()),
+            };
+        }
     }
 
     fn changed(
@@ -78,8 +98,9 @@ impl Asking {
     fn judge(&self) -> Vec<String> {
         let mut found = Vec::new();
         let coming: u32 = self.intents.values().map(|(_, asked, starting)| asked + starting).sum();
-        if coming as usize > self.pending.len() {
-            found.push(format!("{coming} runners are to come for {} pending tasks", self.pending.len()));
+        let needed = self.pending.len() + self.builds.len();
+        if coming as usize > needed {
+            found.push(format!("{coming} runners are to come for {needed} tasks and builds"));
         }
         for class in &self.settings.classes {
             let of_class = || self.intents.values().filter(|(of, ..)| *of == class.id);
