@@ -443,7 +443,9 @@ pub fn reasons(state: &State, shape: &Shape) -> Vec<String> {
         });
     let say_full = |class: &DeclaredClass| match class.max {
         0 => format!("class {} has max 0: none of it is ever asked for", class.id),
-        max => format!("class {} may have no more: of at most {max} runners all are here or starting", class.id),
+        max => {
+            format!("class {} may have no more: of at most {max} runners all are here or starting", class.id)
+        }
     };
     of_shape.map(say).chain(full.map(say_full)).collect()
 }

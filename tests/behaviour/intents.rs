@@ -311,7 +311,10 @@ fn a_lost_runner_makes_room_for_another_of_its_class() {
     world.submit(task("u").cpu(4));
     assert_eq!(world.asked(), [], "it is the most there may be");
     let why = world.why("u").reasons.join("; ");
-    assert!(why.contains("class small may have no more: of at most 1 runners all are here or starting"), "{why}");
+    assert!(
+        why.contains("class small may have no more: of at most 1 runners all are here or starting"),
+        "{why}"
+    );
     world.silence("s1");
     world.pass(secs(2));
     assert_eq!(world.asked(), [("small".to_owned(), 1, 0)]);
