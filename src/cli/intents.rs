@@ -1,9 +1,10 @@
 //! `intents`: which runners are asked for, for what, and what became of it.
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Remote;
+use super::client::Client;
 use super::failure::Failure;
 use super::paper::{Ink, text};
 
@@ -17,12 +18,11 @@ pub(super) struct Intents {
 impl Intents {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let (client, paper) = self.remote.open()?;
-        let found = client.get("/v1/intents", &[]).await?;
+        let intents = list(&client).await?;
         if paper.is_json() {
-            paper.json(&found);
+            paper.json(&json!({"intents": intents}));
             return Ok(());
         }
-        let intents = found.get("intents").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         if intents.is_empty() {
             paper.line(
                 "nothing is asked for; intents ask for runners of the classes the configuration declares",
@@ -45,5 +45,22 @@ impl Intents {
         });
         paper.table(&["INTENT", "CLASS", "STATE", "ASKED", "STARTING", "TASKS", "WHY"], rows.collect());
         Ok(())
+    }
+}
+
+/// Every intent there is.
+pub(super) async fn list(client: &Client) -> Result<Vec<Value>, Failure> {
+    let mut intents = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let query: Vec<_> = after.take().map(|after| ("after", after)).into_iter().collect();
+        let mut page = client.get("/v1/intents", &query).await?;
+        if let Some(Value::Array(found)) = page.get_mut("intents").map(Value::take) {
+            intents.extend(found);
+        }
+        after = page.get("next").and_then(Value::as_str).map(str::to_owned);
+        if after.is_none() {
+            return Ok(intents);
+        }
     }
 }

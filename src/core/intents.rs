@@ -4,6 +4,7 @@
 //! and shape is found under them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::model::{ClassId, Intent, IntentId, Runner, Shape, Time};
@@ -65,6 +66,28 @@ impl Intents {
     /// All of them in the order of their ids.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Intent>> {
         self.rows.values()
+    }
+
+    /// Those after `after` in the order of their ids; all of them after nothing.
+    pub fn after(&self, after: Option<&IntentId>) -> impl Iterator<Item = &Arc<Intent>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.rows.range::<IntentId, _>((from, Bound::Unbounded)).map(|(_, intent)| intent)
+    }
+
+    /// Every rule that does not hold, in words.
+    pub(super) fn check(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        if self.places.len() != self.rows.len() {
+            broken.push(format!("{} intents stand for {} places", self.rows.len(), self.places.len()));
+        }
+        for intent in self.rows.values() {
+            let due = (intent.answer_by.is_some(), intent.start_by.is_some());
+            let is_open = intent.closed.is_none();
+            if due != (intent.asked > 0, intent.starting > 0) || is_open != (intent.count() > 0) {
+                broken.push(format!("{} stands as nothing leaves it: {intent:?}", intent.id));
+            }
+        }
+        broken
     }
 
     /// Whether there are none.

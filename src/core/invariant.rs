@@ -30,6 +30,7 @@ pub fn check(state: &State) -> Vec<String> {
     rebuild(state, &mut broken);
     tasks(state, &mut broken);
     runners(state, &mut broken);
+    broken.extend(state.intents().check());
     broken
 }
 

@@ -21,6 +21,9 @@ use crate::core::input::{Answer, Command, Commanded, Input};
 use crate::model::{DeclaredClass, Id, Intent, IntentId, Kind, TaskId};
 use crate::wire::registration::write_resources;
 
+/// The most intents of one page, and how many there are unless asked otherwise.
+const MOST_LISTED: usize = 1_000;
+
 /// An intent as it is shown.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct IntentView {
@@ -78,19 +81,32 @@ pub(super) struct OfferView {
     cost: f64,
 }
 
-/// All intents.
+/// A page of intents.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct IntentList {
+pub(super) struct IntentPage {
     intents: Vec<IntentView>,
+    /// Asks for the next page, as `after`; null on the last one.
+    next: Option<String>,
 }
 
-/// Lists the intents.
+/// Lists the intents in the order of their ids.
 #[utoipa::path(get, path = "/v1/intents", tag = "intents",
-    responses((status = 200, body = IntentList), (status = 400, body = Problem)))]
-pub(super) async fn list(State(app): State<Arc<App>>, asked: Asked) -> Result<Json<IntentList>, Problem> {
-    asked.only(&[])?;
-    let all = |rows: &Rows| rows.intents().iter().map(|intent| view(rows, intent)).collect();
-    Ok(Json(IntentList { intents: app.context.handle.view().read(all) }))
+    params(("limit" = Option<usize>, Query, description = "1 to 1000; 1000 if left out"),
+        ("after" = Option<String>, Query, description = "The `next` of the page before")),
+    responses((status = 200, body = IntentPage), (status = 400, body = Problem)))]
+pub(super) async fn list(State(app): State<Arc<App>>, asked: Asked) -> Result<Json<IntentPage>, Problem> {
+    asked.only(&["limit", "after"])?;
+    let limit = asked.number("limit", 1, MOST_LISTED)?.unwrap_or(MOST_LISTED);
+    let after = asked.id("after")?;
+    let page = |rows: &Rows| {
+        let found = rows.intents().after(after.as_ref()).take(limit + 1);
+        found.map(|intent| view(rows, intent)).collect::<Vec<_>>()
+    };
+    let mut intents = app.context.handle.view().read(page);
+    let more = intents.len() > limit;
+    intents.truncate(limit);
+    let next = intents.last().filter(|_| more).map(|intent| intent.id.to_string());
+    Ok(Json(IntentPage { intents, next }))
 }
 
 fn view(rows: &Rows, intent: &Intent) -> IntentView {

@@ -36,7 +36,7 @@ fn registration(class: &str, intent: Value, cpu: Value) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_intent_says_all_that_is_needed_to_start_a_runner_which_then_gets_the_task() {
     let server = Server::start_with(classes).await;
-    assert_eq!(server.get("/v1/intents").await.is(200).body, json!({"intents": []}));
+    assert_eq!(server.get("/v1/intents").await.is(200).body, json!({"intents": [], "next": null}));
     server.submit(json!({"id": "t1"})).await;
     let intent = only(&server).await;
     assert_eq!(
@@ -58,7 +58,7 @@ async fn an_intent_says_all_that_is_needed_to_start_a_runner_which_then_gets_the
     assert!(scrape.lines().any(|line| line == "longshore_intents{state=\"acknowledged\"} 1"), "{scrape}");
     server.post("/v1/runners", registration("small", json!(id), json!("2500m"))).await.is(200);
     server.until("it is assigned", |state| state.counts().assigned == 1).await;
-    assert_eq!(server.get("/v1/intents").await.is(200).body, json!({"intents": []}));
+    assert_eq!(server.get("/v1/intents").await.is(200).body, json!({"intents": [], "next": null}));
     let history = server.get("/v1/history").await.is(200).text;
     for change in ["asked", "acknowledged", "arrived"] {
         assert!(history.contains(&format!("\"change\":\"{change}\"")), "{change} in {history}");
@@ -96,5 +96,29 @@ async fn what_does_not_fit_how_an_intent_stands_is_refused_and_changes_nothing()
     assert_eq!((&declined["state"], &declined["reason"]), (&json!("declined"), &json!("no quota")));
     assert!(declined["expires"].is_string());
     server.post(&decline, "").await.problem(409, "conflict", &["declined already (no quota)"]);
+    server.is_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intents_are_listed_in_pages() {
+    let server = Server::start_with(classes).await;
+    server.submit(json!({"id": "t1"})).await;
+    server.submit(json!({"id": "t2", "resources": {"cpu": 2}})).await;
+    server.submit(json!({"id": "t3", "resources": {"cpu": 2, "memory": "5GiB"}})).await;
+    server.until("three shapes ask", |state| state.intents().iter().count() == 3).await;
+    let mut seen = Vec::new();
+    let mut after = String::new();
+    loop {
+        let page = server.get(&format!("/v1/intents?limit=2&after={after}")).await.is(200).body;
+        let found = page["intents"].as_array().expect("a list");
+        assert!(found.len() <= 2);
+        seen.extend(found.iter().map(|intent| intent["id"].to_string()));
+        match page["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 3);
+    server.get("/v1/intents?limit=0").await.problem(400, "malformed", &["limit", "1"]);
     server.is_sound();
 }

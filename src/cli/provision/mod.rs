@@ -19,7 +19,7 @@ use super::client::{Body, Client};
 use super::failure::Failure;
 use super::paper::text;
 use super::runner::BackendArg;
-use super::{LogArgs, machine, signals};
+use super::{LogArgs, intents, machine, signals};
 use crate::model::ClassId;
 use crate::model::time::parse_span;
 use crate::telemetry::logs;
@@ -125,8 +125,7 @@ impl Provisioner {
     async fn look(&mut self) -> Result<(), Failure> {
         self.reap().await?;
         self.end_idle().await?;
-        let found = self.client.get("/v1/intents", &[]).await?;
-        let intents = found.get("intents").and_then(Value::as_array).cloned().unwrap_or_default();
+        let intents = intents::list(&self.client).await?;
         for intent in intents.iter().filter(|intent| text(intent, "state") == "asked") {
             let class = text(intent, "class");
             let failing = self.failing.get(class).is_some_and(|(until, _)| Instant::now() < *until);
