@@ -8,6 +8,7 @@ mod behaviour {
     mod explain;
     mod group_laws;
     mod groups;
+    mod intents;
     mod ladder;
     mod leases;
     mod lifecycle;

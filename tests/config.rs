@@ -250,6 +250,9 @@ fn each_broken_limit_is_named_with_its_value_and_the_limit() {
             "verdict.classes_complete (true) needs at least one [[class]]: without one every task would be rejected \
              until the first runner comes; declare the classes or set it to false",
         ),
+        ("[intents]\nanswer = \"0s\"", "intents.answer (0ms) must be between 1s and 1d"),
+        ("[intents]\nstart = \"2d\"", "intents.start (2d) must be between 1s and 1d"),
+        ("[intents]\nbackoff = \"100ms\"", "intents.backoff (100ms) must be between 1s and 1d"),
         ("[table]\nwindow = 0", "table.window (0) must be between 1 and 10000000"),
         ("[table]\nwindow_bytes = \"1KiB\"", "table.window_bytes (1KiB) must be between 1MiB and 1TiB"),
         ("[table]\nkeep_ended = \"31d\"", "table.keep_ended (31d) must be between 1s and 30d"),
@@ -285,6 +288,8 @@ fn each_broken_limit_of_a_class_is_named_with_the_class() {
             "class \"a\": queues (\"q q\") has ' ' at position 1; allowed are A-Z a-z 0-9 _ = -",
         ),
         ("id = \"a\"\nresources = { gpu = -1 }", "class \"a\": resources.gpu (-1): expected a whole number"),
+        ("id = \"a\"\ncost = -1", "class \"a\": cost (-1) must be a number that is not negative"),
+        ("id = \"a\"\nmax = -1", "class \"a\": max (-1) must be between 0 and 100000"),
         ("id = \"a\"\n[[class]]\nid = \"a\"", "class \"a\" is declared twice; ids must differ"),
     ] {
         assert_eq!(

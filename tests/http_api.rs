@@ -14,6 +14,8 @@ mod events;
 mod fleet;
 #[path = "http_api/groups.rs"]
 mod groups;
+#[path = "http_api/intents.rs"]
+mod intents;
 #[path = "http_api/listing.rs"]
 mod listing;
 #[path = "http_api/operating.rs"]

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longshore::model::{
-    Fact, Found, Id, Kind, Lifecycle, LifecycleState, Outcome, Resources, RunnerState, Time, Token,
+    Fact, Found, Id, IntentChange, Kind, Lifecycle, LifecycleState, Outcome, Resources, RunnerState, Time,
+    Token,
 };
 use longshore::runtime::credit::Reason;
 use longshore::telemetry::catalogue::{self, MetricKind};
@@ -90,6 +91,13 @@ fn everything() -> Vec<Fact> {
         Fact::GroupStopped { group: id("g1"), task: id("t1"), reason: "t1 ended failed".into() },
         Fact::RunnerForgotten { runner },
         Fact::ClassForgotten { class: id("large") },
+        Fact::Intent {
+            intent: id("intent-1-7-0"),
+            class: id("large"),
+            change: IntentChange::Asked,
+            runners: 2,
+            reason: Some("no runner has room".into()),
+        },
         Fact::QueuePaused { queue: id("default") },
         Fact::QueueUnpaused { queue: id("default") },
         Fact::PoolPaused,
@@ -116,6 +124,7 @@ fn gauges() -> Gauges {
         capacity: Resources::new(8000, 16 << 30),
         capacity_slots: 100,
         runners: [1, 0, 2, 0],
+        intents: [1, 2, 0, 1],
         turn: 3118,
         leader: true,
         windows: vec![("builds", None), ("jobs", Some("capacity")), ("jobs_of_builds", None)],

@@ -117,6 +117,7 @@ fn registration() -> Registration {
         offer: offer(),
         cost: 1.0,
         class: None,
+        intent: None,
         running: Vec::new(),
         artifacts: None,
         last_seen: None,

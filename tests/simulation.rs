@@ -61,6 +61,12 @@ fn every_seed_ends_well() {
     all_pass(seeds(600), any_world);
 }
 
+/// From no runner at all, with a provisioner that is slow, says no and dies.
+#[test]
+fn runners_are_asked_for_once_and_everything_ends() {
+    all_pass(seeds(100), on_demand);
+}
+
 #[test]
 fn two_hundred_tasks_on_runners_in_trouble_all_end() {
     for seed in 0..3 {
@@ -121,6 +127,10 @@ fn slow_clocks(seed: u64) -> Options {
     Options::clocks_that_are_slow(seed)
 }
 
+fn on_demand(seed: u64) -> Options {
+    Options::runners_on_demand(seed)
+}
+
 fn in_trouble(_: u64) -> Options {
     Options::runners_in_trouble_with_short_leases()
 }
@@ -158,6 +168,7 @@ knock_outs! {
     groups_must_keep_their_bound: settings.guards.group_bound in full_of_groups;
     groups_must_keep_their_order: settings.guards.group_order in full_of_groups;
     groups_must_stop_after_a_failure: settings.guards.group_stops in full_of_groups;
+    runners_that_are_starting_must_not_be_asked_for_again: settings.guards.starting_counts in on_demand;
     work_must_end_with_its_lease: safeguards.lease_ends_work in any_world;
     tokens_that_are_over_must_be_refused: safeguards.spent_tokens in any_world;
 }

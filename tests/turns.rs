@@ -61,6 +61,7 @@ impl World {
             offer: offer(40),
             cost: 1.0,
             class: None,
+            intent: None,
             running: running.to_vec(),
             artifacts: None,
             last_seen: None,

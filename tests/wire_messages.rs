@@ -66,7 +66,7 @@ fn a_complaint_names_the_field_what_stood_there_and_what_was_expected() {
     assert!(with(r#""resources":{"gpu":1.5}"#).contains("whole count"));
     assert!(with(r#""resources":{"cpu":1000001}"#).contains("at most 1000000 is allowed"));
     assert!(with(r#""group":"g.1""#).contains("has '.' at position 1"));
-    assert!(with(r#""intent":"n1""#).contains("not supported by this version yet"));
+    assert!(with(r#""intent":"a.b""#).contains("position 1"));
     assert!(with(r#""protocol":2"#).contains(r#"field "protocol" (2)"#));
     assert!(with(r#""v":2"#).contains(r#"field "v" (2)"#));
     assert!(with(r#""cost":-1"#).contains(r#"field "cost" (-1)"#));

@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AF
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::failure::{Failure, Problem};
 use crate::model::Traceparent;
@@ -61,7 +62,7 @@ impl Client {
 
     /// Reads what stands at `path`.
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
-        self.ask(Method::GET, &with_query(path, query), Body::None).await
+        self.ask(Method::GET, &with_query(path, query), Body::None, None).await
     }
 
     /// Reads the text at `path`, once.
@@ -72,12 +73,18 @@ impl Client {
 
     /// Posts to `path`.
     pub(super) async fn post(&self, path: &str, body: Body<'_>) -> Result<Value, Failure> {
-        self.ask(Method::POST, path, body).await
+        self.ask(Method::POST, path, body, None).await
+    }
+
+    /// Posts to `path` what must not be taken twice: asked again, it gets the first answer.
+    pub(super) async fn post_once(&self, path: &str, body: Body<'_>) -> Result<Value, Failure> {
+        let key = Uuid::now_v7().to_string();
+        self.ask(Method::POST, path, body, Some(&key)).await
     }
 
     /// Deletes what stands at `path`.
     pub(super) async fn delete(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
-        self.ask(Method::DELETE, &with_query(path, query), Body::None).await
+        self.ask(Method::DELETE, &with_query(path, query), Body::None, None).await
     }
 
     /// Opens the stream at `path`. It is tried once: who reads a stream knows how to go on without it.
@@ -93,11 +100,17 @@ impl Client {
     }
 
     /// Asks until there is an answer that a pause would not change.
-    async fn ask(&self, method: Method, path: &str, body: Body<'_>) -> Result<Value, Failure> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body<'_>,
+        once: Option<&str>,
+    ) -> Result<Value, Failure> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let failure = match self.send(&method, path, body).await {
+            let failure = match self.send(&method, path, body, once).await {
                 Ok(response) => {
                     self.reached.store(true, Ordering::Relaxed);
                     let after = retry_after(&response);
@@ -129,8 +142,18 @@ impl Client {
         }
     }
 
-    async fn send(&self, method: &Method, path: &str, body: Body<'_>) -> reqwest::Result<Response> {
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Body<'_>,
+        once: Option<&str>,
+    ) -> reqwest::Result<Response> {
         let request = self.http.request(method.clone(), format!("{}{path}", self.url)).timeout(ANSWER_WITHIN);
+        let request = match once {
+            Some(key) => request.header("Idempotency-Key", key),
+            None => request,
+        };
         match body {
             Body::None => request,
             Body::Json(value) => request.json(value),

@@ -15,11 +15,13 @@ mod doctor;
 pub mod embedded;
 mod events;
 mod failure;
+mod intents;
 mod local;
 mod machine;
 mod nats;
 mod operate;
 mod paper;
+mod provision;
 mod ps;
 mod ready;
 mod runner;
@@ -69,6 +71,8 @@ enum Command {
     Ready(ready::Ready),
     Runners(runners::Runners),
     Why(why::Why),
+    Intents(intents::Intents),
+    Provision(provision::Provision),
     Cancel(cancel::Cancel),
     Hold(operate::Hold),
     Drain(operate::Drain),
@@ -178,6 +182,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Ready(ready) => light(ready.run()),
         Command::Runners(runners) => light(runners.run()),
         Command::Why(why) => light(why.run()),
+        Command::Provision(provision) => light(provision.run()),
+        Command::Intents(intents) => light(intents.run()),
         Command::Cancel(cancel) => light(cancel.run()),
         Command::Hold(hold) => light(hold.run()),
         Command::Drain(drain) => light(drain.run()),

@@ -15,7 +15,7 @@ use super::nats::NatsArgs;
 use super::{LogArgs, key_value, machine, signals};
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
-use crate::model::{ClassId, GroupId, Kind, Offer, QueueId, Resources, RunnerId};
+use crate::model::{ClassId, GroupId, IntentId, Kind, Offer, QueueId, Resources, RunnerId};
 use crate::runner::backend::{Backend, NoopBackend, ProcessBackend};
 use crate::runner::http::HttpLink;
 use crate::runner::link::Link;
@@ -40,6 +40,12 @@ pub(super) struct Runner {
     /// Memory to offer, like 512MiB or 2GiB [default: all this process may use]
     #[arg(long, value_parser = parse_memory)]
     memory: Option<u64>,
+    /// Another resource to offer, like gpu=2
+    #[arg(long = "resource", value_name = "NAME=COUNT", value_parser = counted)]
+    resources: Vec<(String, u64)>,
+    /// Offer no amounts: its slots alone bound what it takes
+    #[arg(long, conflicts_with_all = ["cpu", "memory", "resources"])]
+    slots_only: bool,
     /// Tasks at once, whatever they ask for
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     slots: u32,
@@ -70,6 +76,9 @@ pub(super) struct Runner {
     /// The class of runner it belongs to
     #[arg(long)]
     class: Option<ClassId>,
+    /// The intent it was started for
+    #[arg(long, requires = "class")]
+    intent: Option<IntentId>,
     /// Where it keeps what must survive it [default: a directory of its id in this user's state directory]
     #[arg(long)]
     data: Option<PathBuf>,
@@ -79,6 +88,9 @@ pub(super) struct Runner {
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
+    /// Leave when standard input ends: for programs that start runners and may die
+    #[arg(long)]
+    leave_on_eof: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -90,7 +102,7 @@ enum KindArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum BackendArg {
+pub(super) enum BackendArg {
     /// Each task's command, as a process group of this machine
     Process,
     /// Nothing: each task has succeeded at once
@@ -104,6 +116,9 @@ impl Runner {
         let (link, server) = self.link(&config.id).await?;
         let backend = self.backend.open(self.grace)?;
         let stop = signals::stop_asked()?;
+        if self.leave_on_eof {
+            signals::stop_at_end_of_input(&stop);
+        }
         tracing::info!(
             runner = %config.id, server, data = %config.data_dir.display(),
             offer = %config.offer.resources.clone().unwrap_or_default(), slots = config.offer.slots,
@@ -127,10 +142,6 @@ impl Runner {
 
     fn config(&self) -> Result<RunnerConfig, Failure> {
         let id = self.id.clone().unwrap_or_else(machine::name);
-        let memory = self.memory.or_else(machine::memory);
-        let memory = memory.ok_or_else(|| {
-            Failure::Usage("--memory: this machine does not say how much it has".to_owned())
-        })?;
         let data_dir = match &self.data {
             Some(data) => data.clone(),
             None => {
@@ -155,15 +166,26 @@ impl Runner {
                 .collect(),
             taints: self.taints.iter().map(|taint| taint.as_str().into()).collect(),
             group: self.group.clone(),
-            resources: Some(Resources::new(self.cpu.unwrap_or_else(machine::cpu), memory)),
+            resources: if self.slots_only { None } else { Some(self.resources()?) },
             slots: self.slots,
         };
         Ok(RunnerConfig {
             cost: self.cost,
             class: self.class.clone(),
+            intent: self.intent.clone(),
             stop_grace: self.grace,
             ..RunnerConfig::new(id, Arc::new(offer), data_dir)
         })
+    }
+
+    fn resources(&self) -> Result<Resources, Failure> {
+        let memory = self.memory.or_else(machine::memory);
+        let memory = memory.ok_or_else(|| {
+            Failure::Usage("--memory: this machine does not say how much it has".to_owned())
+        })?;
+        let mut resources = Resources::new(self.cpu.unwrap_or_else(machine::cpu), memory);
+        resources.other = self.resources.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
+        Ok(resources)
     }
 }
 
@@ -188,6 +210,12 @@ impl BackendArg {
             BackendArg::Noop => Arc::new(NoopBackend),
         })
     }
+}
+
+fn counted(text: &str) -> Result<(String, u64), String> {
+    let (name, count) = key_value(text)?;
+    let count = count.parse().map_err(|_| "expected NAME=COUNT with a whole number".to_owned())?;
+    Ok((name, count))
 }
 
 fn price(text: &str) -> Result<f64, String> {

@@ -1,4 +1,4 @@
-//! TERM and INT: the wish that this process stop.
+//! TERM, INT and the end of standard input: the wish that this process stop.
 //!
 //! Law: the first asks for a stop in good order; the second ends the process at once, which nothing durable
 //! minds.
@@ -31,4 +31,14 @@ pub(super) fn stop_asked() -> Result<CancellationToken, Failure> {
         }
     });
     Ok(stop)
+}
+
+/// Cancels `stop` when standard input ends. Whatever is written to it is thrown away.
+pub(super) fn stop_at_end_of_input(stop: &CancellationToken) {
+    let asked = stop.clone();
+    // A thread of its own: reading cannot be given up, and must not keep the process.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        asked.cancel();
+    });
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::core::settings::Settings as Decisions;
 use crate::model::time::{parse_span, span};
+use crate::wire::command::MOST_RUNNERS;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,7 @@ pub struct File {
     pub queues: BTreeMap<String, QueueSection>,
     pub lease: LeaseSection,
     pub verdict: VerdictSection,
+    pub intents: IntentsSection,
     pub table: TableSection,
     pub retry: RetrySection,
     pub builds: BuildsSection,
@@ -183,6 +185,17 @@ pub struct ClassSection {
     pub queues: Vec<String>,
     pub resources: BTreeMap<String, Amount>,
     pub slots: i64,
+    pub cost: f64,
+    pub max: i64,
+}
+
+/// `[intents]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(expecting = "a table of keys")]
+pub struct IntentsSection {
+    pub answer: Span,
+    pub start: Span,
+    pub backoff: Span,
 }
 
 impl Default for File {
@@ -214,6 +227,11 @@ impl Default for File {
                 settle: Span(core.settle),
                 classes_complete: core.classes_complete,
                 class_memory: Span(core.class_memory),
+            },
+            intents: IntentsSection {
+                answer: Span(core.intent_answer),
+                start: Span(core.intent_start),
+                backoff: Span(core.intent_backoff),
             },
             table: TableSection {
                 window: count(core.window),
@@ -252,6 +270,8 @@ impl Default for ClassSection {
             queues: Vec::new(),
             resources: BTreeMap::new(),
             slots: 100,
+            cost: 1.0,
+            max: i64::from(MOST_RUNNERS),
         }
     }
 }

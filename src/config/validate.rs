@@ -11,8 +11,9 @@ use std::time::Duration;
 use crate::core::settings::{Guards, Locality, Order, Settings as Decisions, Strategy};
 use crate::model::resources::{amount_text, parse_cpu, parse_memory};
 use crate::model::time::format_span;
-use crate::model::{Class, Id, Kind, Offer, QueueId, Resources, Time};
+use crate::model::{DeclaredClass, Id, Kind, Offer, QueueId, Resources};
 use crate::telemetry::logs::{Format, Level, Logging};
+use crate::wire::command::MOST_RUNNERS;
 
 use super::file::{Amount, ClassSection, File, LeaseSection, NatsSection, QueueSection, Span, TableSection};
 use super::{Nats, Server, Settings};
@@ -145,6 +146,9 @@ fn decisions(file: &File) -> Checked<Decisions> {
         classes_complete: classes_complete(file)?,
         classes: classes(&file.class)?,
         class_memory: between("verdict.class_memory", file.verdict.class_memory, Duration::ZERO, 7 * DAY)?,
+        intent_answer: between("intents.answer", file.intents.answer, SECOND, DAY)?,
+        intent_start: between("intents.start", file.intents.start, SECOND, DAY)?,
+        intent_backoff: between("intents.backoff", file.intents.backoff, SECOND, DAY)?,
         keep_ended: between("table.keep_ended", table.keep_ended, SECOND, 30 * DAY)?,
         keep_ended_tasks: whole("table.keep_ended_tasks", table.keep_ended_tasks, 1, 10_000_000)?,
         keep_ended_body: keep_ended_body(table)?,
@@ -231,13 +235,13 @@ fn classes_complete(file: &File) -> Checked<bool> {
     Ok(file.verdict.classes_complete)
 }
 
-fn classes(sections: &[ClassSection]) -> Checked<Vec<Class>> {
+fn classes(sections: &[ClassSection]) -> Checked<Vec<DeclaredClass>> {
     const MOST: usize = 1000;
     if sections.len() > MOST {
         let message = format!("has {} entries; at most {MOST} are allowed", sections.len());
         return Err(broken(["class"], message));
     }
-    let mut classes: Vec<Class> = Vec::with_capacity(sections.len());
+    let mut classes: Vec<DeclaredClass> = Vec::with_capacity(sections.len());
     for section in sections {
         let class = class(section).map_err(|why| Broken {
             keys: vec!["class".to_owned()],
@@ -252,7 +256,7 @@ fn classes(sections: &[ClassSection]) -> Checked<Vec<Class>> {
     Ok(classes)
 }
 
-fn class(section: &ClassSection) -> Checked<Class> {
+fn class(section: &ClassSection) -> Checked<DeclaredClass> {
     let words = [("job", Kind::Job), ("build", Kind::Build)];
     let kinds = section.kinds.iter().map(|kind| one_of("kinds", kind, &words));
     let kinds = kinds.collect::<Checked<BTreeSet<_>>>()?;
@@ -272,7 +276,11 @@ fn class(section: &ClassSection) -> Checked<Class> {
         resources: class_resources(section)?,
         slots: small("slots", section.slots, 1, 10_000)?,
     };
-    Ok(Class { id: name("id", &section.id)?, offer: Arc::new(offer), last_seen: Time(0) })
+    if !(section.cost.is_finite() && section.cost >= 0.0) {
+        return Err(broken(["cost"], format!("({}) must be a number that is not negative", section.cost)));
+    }
+    let max = small("max", section.max, 0, MOST_RUNNERS)?;
+    Ok(DeclaredClass { id: name("id", &section.id)?, offer: Arc::new(offer), cost: section.cost, max })
 }
 
 /// What a class has; one without resources is opaque, bounded by its slots alone.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::draft::Draft;
 use super::input::{Command, Commanded};
+use super::intent;
 use crate::model::{
     EarlyCancel, Fact, Outcome, Queue, QueueId, Row, Runner, RunnerId, Standing, Stop, StopCause, Task,
     TaskId, TaskState,
@@ -25,6 +26,8 @@ pub(super) fn command(draft: &mut Draft, command: &Command) -> Commanded {
         Command::UnpauseQueue { queue } => pause(draft, queue, false),
         Command::PausePool => pause_pool(draft, true),
         Command::UnpausePool => pause_pool(draft, false),
+        Command::AcknowledgeIntent { intent, count } => intent::acknowledge(draft, intent, *count),
+        Command::DeclineIntent { intent, reason } => intent::decline(draft, intent, reason),
         Command::Unfreeze => unfreeze(draft),
     }
 }

@@ -107,6 +107,11 @@ impl<'a> Draft<'a> {
             || self.bytes + groups * ROW_BYTES >= self.budget.bytes
     }
 
+    /// Whether this turn changed any row so far.
+    pub fn has_changes(&self) -> bool {
+        !self.turn.changes.is_empty()
+    }
+
     /// Says that work is left for the next turn.
     pub fn more(&mut self) {
         self.turn.more = true;
@@ -118,6 +123,7 @@ impl<'a> Draft<'a> {
             Row::Task(task) => ROW_BYTES + texts_of(task),
             Row::Holding(holding) => DELETE_BYTES + holding.artifact.as_str().len(),
             Row::Runner(runner) => ROW_BYTES + texts_of_offer(&runner.offer),
+            Row::Intent(intent) => ROW_BYTES + texts_of_shape(&intent.shape) + 132 * intent.tasks.len(),
             _ => ROW_BYTES,
         };
         let key = row.key();
@@ -313,6 +319,7 @@ fn texts_of_offer(offer: &Offer) -> usize {
 /// The bytes of the free text a fact carries.
 fn text_of(fact: &Fact) -> usize {
     match fact {
+        Fact::Intent { reason, .. } => reason.as_ref().map_or(0, |reason| reason.len()),
         Fact::Task(lifecycle) => lifecycle.reason.as_ref().map_or(0, |reason| reason.len()),
         Fact::SubmissionRefused { reason, .. }
         | Fact::StopAsked { reason, .. }

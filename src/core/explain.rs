@@ -9,6 +9,7 @@ use super::builds::{self, Witnesses};
 use super::fit::{self, Misfit};
 use super::fleet::Seat;
 use super::group;
+use super::intent;
 use super::ladder::Step;
 use super::locality;
 use super::reservation;
@@ -46,10 +47,10 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
     }
     let runners: Vec<(RunnerId, Option<Misfit>)> =
         state.fleet().seats().map(|seat| (seat.runner.id.clone(), misfit(state, task, seat))).collect();
-    let declared = state.settings.classes.iter();
+    let declared = state.settings.classes.iter().map(|class| (&class.id, &class.offer));
     let classes = declared
-        .chain(state.classes().map(|class| &**class))
-        .map(|class| (class.id.clone(), fit::never(&task.shape, &class.offer)))
+        .chain(state.classes().map(|class| (&class.id, &class.offer)))
+        .map(|(id, offer)| (id.clone(), fit::never(&task.shape, offer)))
         .collect();
     let never = verdict::never_fits(state, &task.shape, &task.jobs);
     let verdict = match &never {
@@ -68,6 +69,7 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         None if !has_turn => {}
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
+    reasons.extend(intent::reasons(state, &task.shape));
     let waits = waits_until(state, task).is_some() || waiting_step(state, task).is_some();
     let position = (has_turn && !waits).then(|| {
         let (key, rank) = state.place_of(task);

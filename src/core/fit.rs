@@ -257,3 +257,40 @@ pub fn room(shape: &Shape, offer: &Offer, used: &Usage) -> Option<Misfit> {
         .or_else(|| short("memory", shape.resources.memory))
         .or_else(|| shape.resources.other.iter().find_map(|(name, needs)| short(name, *needs)))
 }
+
+/// The first field in which `offer` has less than `least`, with both values: what fits `least` may not fit it.
+pub fn less(offer: &Offer, least: &Offer) -> Option<String> {
+    let says = |field: &str, has: &dyn fmt::Display, needs: &dyn fmt::Display| {
+        Some(format!("{field} ({has}) is less than {needs}"))
+    };
+    if let Some(kind) = least.kinds.difference(&offer.kinds).next() {
+        return says("kinds", &format!("without {kind}"), &kind);
+    }
+    let missing = least.queues.difference(&offer.queues).next();
+    if !offer.queues.is_empty() && (least.queues.is_empty() || missing.is_some()) {
+        return says("queues", &"not all", &missing.map_or("any queue", |queue| queue.as_str()));
+    }
+    for (field, has, needs) in [("arch", &offer.arch, &least.arch), ("os", &offer.os, &least.os)] {
+        if !needs.is_empty() && has != needs {
+            return says(field, &or_none(has), needs);
+        }
+    }
+    let label = least.labels.iter().find(|(name, value)| offer.labels.get(*name) != Some(value));
+    if let Some((name, value)) = label {
+        let has = offer.labels.get(name).map_or("none", |has| has);
+        return says(&format!("labels.{name}"), &has, value);
+    }
+    if let Some(taint) = offer.taints.difference(&least.taints).next() {
+        return says("taints", taint, &"no such taint");
+    }
+    if offer.slots < least.slots {
+        return says("slots", &offer.slots, &least.slots);
+    }
+    let has = offer.resources.as_ref()?;
+    let Some(needs) = &least.resources else {
+        return says("resources", has, &"none named, bounded by slots alone");
+    };
+    let short = needs.shortage(has)?;
+    let text = |amount| amount_text(short.name, amount);
+    says(&format!("resources.{}", short.name), &text(short.has), &text(short.needs))
+}

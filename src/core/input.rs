@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use crate::model::{
-    Heartbeat, HeartbeatAnswer, Leave, NewTask, Outcome, QueueId, Registered, Registration, Report, RunnerId,
-    TaskId,
+    Heartbeat, HeartbeatAnswer, IntentId, Leave, NewTask, Outcome, QueueId, Registered, Registration, Report,
+    RunnerId, TaskId,
 };
 
 /// One input with the ticket under which its answer goes back.
@@ -67,6 +67,15 @@ pub enum Command {
     /// Nothing new is pulled or placed in the whole pool until [`Command::UnpausePool`].
     PausePool,
     UnpausePool,
+    /// Somebody starts `count` of the runners an intent asks for; without it, all of them.
+    AcknowledgeIntent {
+        intent: IntentId,
+        count: Option<u32>,
+    },
+    DeclineIntent {
+        intent: IntentId,
+        reason: Arc<str>,
+    },
     Unfreeze,
 }
 
@@ -116,6 +125,11 @@ pub enum Commanded {
     /// It is so already.
     Unchanged,
     UnknownRunner,
+    UnknownIntent,
+    /// The intent does not stand as the command takes it to.
+    IntentRefused {
+        reason: Arc<str>,
+    },
     /// A cancel of a task that has ended.
     AlreadyEnded {
         outcome: Outcome,

@@ -31,6 +31,7 @@ pub fn check(state: &State) -> Vec<String> {
     tasks(state, &mut broken);
     runners(state, &mut broken);
     groups(state, &mut broken);
+    broken.extend(state.intents().check());
     broken
 }
 
@@ -56,6 +57,7 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
     differs("the ladder", same_ladder);
     differs("the runners that are away with artifacts", fresh.absent_holders == state.absent_holders);
     differs("the reservations", fresh.reservations == state.reservations);
+    differs("the intents", fresh.intents == state.intents);
     differs("the shelves", fresh.shelves == state.shelves);
     let counts = |state: &State| {
         let mut counts = state.counts.clone();

@@ -14,6 +14,7 @@ pub mod backlog;
 mod blame;
 pub mod builds;
 mod commands;
+pub mod demand;
 mod draft;
 pub mod explain;
 mod families;
@@ -21,6 +22,8 @@ pub mod fit;
 pub mod fleet;
 pub mod group;
 pub mod input;
+mod intent;
+pub mod intents;
 mod intern;
 pub mod invariant;
 pub mod ladder;
@@ -104,7 +107,9 @@ pub fn take_turn(
     }
     if draft.state.pool().frozen.is_none() {
         timers::run(&mut draft);
+        let woken = !draft.state.wakes.is_empty();
         planner::plan(&mut draft);
+        intent::ask(&mut draft, woken);
     }
     group::write_changed(&mut draft);
     draft.finish()

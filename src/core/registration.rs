@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::group;
 use super::input::Answer;
+use super::intent;
 use super::locality;
 use super::watch::{Cause, Omission, Suspicion};
 use crate::model::{
@@ -26,6 +27,9 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     if let Some(row) = known.as_ref().filter(|row| row.lost.is_none() && new.incarnation < row.incarnation) {
         return Answer::RegistrationRefused { reason: superseded(new, row) };
     }
+    if let Some(reason) = intent::contradiction(draft.state, new).filter(|_| known.is_none()) {
+        return Answer::RegistrationRefused { reason: reason.into() };
+    }
     let again = known.as_ref().is_some_and(|row| row.incarnation == new.incarnation);
     let was_lost = known.as_ref().is_some_and(|row| row.lost.is_some());
     let restarted = known.is_some() && !again;
@@ -39,6 +43,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         offer: shared_offer(draft, &new.offer),
         cost: new.cost,
         class: new.class.clone(),
+        intent: new.intent.clone(),
         standing: standing_of(known.as_deref(), again),
         lost: None,
         registered: draft.now,
@@ -56,6 +61,11 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         draft.fact(Fact::RunnerRegistered { runner, incarnation, again });
     }
     locality::registered(draft, new, again && !was_lost);
+    if let Some(id) =
+        new.intent.as_ref().filter(|id| known.as_ref().and_then(|row| row.intent.as_ref()) != Some(id))
+    {
+        intent::arrived(draft, id);
+    }
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);
     let running: BTreeSet<Held> = new.running.iter().cloned().collect();

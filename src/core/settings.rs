@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::{Class, QueueId, Resources};
+use crate::model::{DeclaredClass, QueueId, Resources};
 
 /// What an operator may set about the decisions. Spans are in log time.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,9 +31,15 @@ pub struct Settings {
     /// Whether the declared classes are all there will ever be.
     pub classes_complete: bool,
     /// Kinds of runner that may come though none is here.
-    pub classes: Vec<Class>,
+    pub classes: Vec<DeclaredClass>,
     /// How long a runner that left or was lost counts as one that may come back.
     pub class_memory: Duration,
+    /// How long an intent waits for somebody to acknowledge it.
+    pub intent_answer: Duration,
+    /// How long runners that were acknowledged count as coming.
+    pub intent_start: Duration,
+    /// How long a class that was declined, or did not come, stands behind the others.
+    pub intent_backoff: Duration,
     pub keep_ended: Duration,
     pub keep_ended_tasks: usize,
     /// How long a body of an ended task may be to be kept with it, in bytes.
@@ -100,6 +106,9 @@ impl Default for Settings {
             classes_complete: false,
             classes: Vec::new(),
             class_memory: Duration::from_secs(600),
+            intent_answer: Duration::from_secs(60),
+            intent_start: Duration::from_secs(600),
+            intent_backoff: Duration::from_secs(300),
             keep_ended: Duration::from_secs(3600),
             keep_ended_tasks: 100_000,
             keep_ended_body: 2048,
@@ -148,6 +157,8 @@ pub struct Guards {
     pub group_order: bool,
     /// A task that did not succeed stops a group with `stop_on_failure`.
     pub group_stops: bool,
+    /// Runners that were acknowledged and have not registered yet are capacity to come.
+    pub starting_counts: bool,
 }
 
 impl Default for Guards {
@@ -167,6 +178,7 @@ impl Default for Guards {
             group_bound: true,
             group_order: true,
             group_stops: true,
+            starting_counts: true,
         }
     }
 }

@@ -20,6 +20,7 @@ use super::backlog::{Backlog, LineKey};
 use super::families::Families;
 use super::fleet::Fleet;
 use super::group::Groups;
+use super::intents::Intents;
 use super::intern::Intern;
 use super::ladder::Ladder;
 use super::reservation::Reservations;
@@ -118,6 +119,7 @@ pub struct State {
     pub(super) classes: BTreeMap<ClassId, Arc<Class>>,
     pub(super) early_cancels: BTreeMap<TaskId, EarlyCancel>,
     pub(super) reservations: Reservations,
+    pub(super) intents: Intents,
     pub(super) pool: Pool,
     // Derived from the rows:
     pub(super) fleet: Fleet,
@@ -159,6 +161,7 @@ impl State {
             classes: BTreeMap::new(),
             early_cancels: BTreeMap::new(),
             reservations: Reservations::default(),
+            intents: Intents::default(),
             pool: Pool::default(),
             fleet,
             backlog: Backlog::default(),
@@ -244,6 +247,7 @@ impl State {
             Row::Class(class) => {
                 self.classes.insert(class.id.clone(), class);
             }
+            Row::Intent(intent) => self.intents.put(intent),
             Row::EarlyCancel(cancel) => {
                 self.early_cancels.insert(cancel.id.clone(), cancel);
             }
@@ -278,6 +282,7 @@ impl State {
                     self.lost.remove(&(at, id.clone()));
                 }
                 self.no_more_waiting_for(id);
+                self.intents.runner_changed(self.fleet.get(id).map(|seat| &*seat.runner), None);
                 self.fleet.remove(id);
                 self.note_absence(id);
                 self.wake_build_lines();
@@ -289,6 +294,7 @@ impl State {
             Key::Class(id) => {
                 self.classes.remove(id);
             }
+            Key::Intent(id) => self.intents.remove(id),
             Key::EarlyCancel(id) => {
                 self.early_cancels.remove(id);
             }
@@ -428,7 +434,9 @@ impl State {
         self.wakes.runner(&runner.id, Wake::Runner);
         let id = runner.id.clone();
         self.note_runner_change(&id);
-        let before = self.runner(&id).map(|old| (old.state(), old.offer.clone()));
+        let old = self.runner(&id).cloned();
+        self.intents.runner_changed(old.as_deref(), Some(&runner));
+        let before = old.map(|old| (old.state(), old.offer.clone()));
         let after = (runner.state(), runner.offer.clone());
         self.fleet.put(runner);
         if before.is_some_and(|before| before != after) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{admission, builds, group, lease, locality, planner, reservation, verdict};
+use super::{admission, builds, group, intent, lease, locality, planner, reservation, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -35,6 +35,7 @@ pub(super) fn run(draft: &mut Draft) {
     if draft.state.families.next_to_work_off().is_some() {
         draft.more();
     }
+    intent::expire(draft);
     builds::watch_rule(draft);
     reservation::review(draft);
     if draft.state.watch.sweep_at <= draft.now {
@@ -193,6 +194,8 @@ impl State {
             self.watch.unplaceable.first().map(|(at, _)| *at),
             self.watch.settle_until,
             self.watch.considered.next_due(self.now),
+            self.intents.first_due().map(|(at, _)| *at),
+            self.next_ask(),
             self.pool.unsafe_since.map(|since| since + settings.unsafe_grace),
         ]
         .into_iter()

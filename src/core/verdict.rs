@@ -11,7 +11,7 @@ use super::backlog::LineKey;
 use super::draft::Draft;
 use super::fit::{self, Misfit, Usage};
 use super::state::State;
-use crate::model::{Class, IfUnplaceable, Offer, Outcome, Shape, Task, Time};
+use crate::model::{ClassId, IfUnplaceable, Offer, Outcome, Shape, Task, Time};
 
 /// Whether and when a task can be placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +35,9 @@ impl Verdict {
 /// Every offer that may be made again: of runners in whatever state, of those that left, of declared classes.
 pub fn catalogue(state: &State) -> Vec<(String, Arc<Offer>)> {
     let seen = state.fleet().seats().map(|seat| (format!("runner {}", seat.runner.id), &seat.runner.offer));
-    let classes = |class: &Class| format!("class {}", class.id);
-    let declared = state.settings.classes.iter().map(|class| (classes(class), &class.offer));
-    let remembered = state.classes().map(|class| (classes(class), &class.offer));
+    let of_class = |id: &ClassId| format!("class {id}");
+    let declared = state.settings.classes.iter().map(|class| (of_class(&class.id), &class.offer));
+    let remembered = state.classes().map(|class| (of_class(&class.id), &class.offer));
     let mut distinct: BTreeMap<Arc<Offer>, String> = BTreeMap::new();
     for (name, offer) in declared.chain(remembered).chain(seen) {
         distinct.entry(offer.clone()).or_insert(name);

@@ -64,6 +64,14 @@ pub(super) struct Judge {
     pub lines: BTreeSet<LineKey>,
 }
 
+/// When what waits was last looked through for runners to ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Looked {
+    pub looked: Option<Time>,
+    /// Something changed since.
+    pub changed: bool,
+}
+
 /// What the leader knows besides the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
@@ -97,6 +105,7 @@ pub struct Watch {
     pub(super) newest_news: BTreeMap<RunnerId, (Arc<str>, u64)>,
     pub(super) considered: Considered,
     pub(super) rule_changed: bool,
+    pub(super) demand: Looked,
     pub(super) sweep_at: Time,
     /// Runners whose tasks are being worked off, and why.
     pub(super) losing: BTreeMap<RunnerId, Arc<str>>,

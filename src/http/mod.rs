@@ -5,8 +5,8 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
-//! (`runners`, `queues`, `pool`) and see (`groups`, `artifacts`), what monitoring reads (`status`, `digest`, `events`,
-//! `history`).
+//! (`runners`, `queues`, `pool`, `intents`) and see (`groups`, `artifacts`), what monitoring reads (`status`, `digest`,
+//! `events`, `history`).
 
 mod artifacts;
 mod digest;
@@ -14,6 +14,7 @@ mod events;
 mod fleet;
 mod groups;
 mod history;
+mod intents;
 mod listing;
 pub mod outbox;
 mod pool;
@@ -180,6 +181,8 @@ fn commands() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(runners::drain))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
+        .routes(routes!(intents::ack))
+        .routes(routes!(intents::decline))
         .routes(routes!(pool::pause))
         .routes(routes!(pool::resume))
         .routes(routes!(status::unfreeze))
@@ -198,6 +201,7 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(artifacts::get))
         .routes(routes!(groups::list))
         .routes(routes!(groups::get))
+        .routes(routes!(intents::list))
         .routes(routes!(events::events))
         .routes(routes!(history::history))
         .routes(routes!(status::status))

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use crate::model::{Id, time};
+use crate::wire::command::MOST_RUNNERS;
 use crate::wire::fields::Fields;
 use crate::wire::submission::MOST_BODY;
 
@@ -135,6 +136,16 @@ impl<S: Send + Sync> FromRequest<S> for Payload {
 }
 
 impl Payload {
+    /// How many runners an acknowledgement's body names, if any; a body may be missing.
+    pub fn count(&self) -> Result<Option<u32>, Problem> {
+        if self.0.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        let value: Value = crate::wire::fields::json(&self.0)?;
+        let fields = Fields::of_payload(&value)?;
+        Ok(fields.count("count", 1, MOST_RUNNERS)?)
+    }
+
     /// What a command's body says as the reason; a body may be missing, and so may the reason.
     pub fn reason(&self) -> Result<Option<String>, Problem> {
         if self.0.trim_ascii().is_empty() {

@@ -19,7 +19,7 @@ use crate::core::State as Rows;
 use crate::core::input::{Answer, Command, Commanded, Input};
 use crate::core::shelves::Live;
 use crate::core::state::Window;
-use crate::model::{Kind, RunnerState, Time};
+use crate::model::{IntentState, Kind, RunnerState, Time};
 use crate::runtime::credit::{Board, Reason};
 use crate::runtime::{Role, Status};
 use crate::telemetry::Gauges;
@@ -194,6 +194,10 @@ fn gauges(rows: &Rows, now: Time) -> Gauges {
         builds_unsafe: rows.pool().unsafe_since.is_some(),
         ..Gauges::default()
     };
+    for intent in rows.intents().iter() {
+        let place = IntentState::ALL.iter().position(|known| *known == intent.state());
+        gauges.intents[place.expect("all states are there")] += 1;
+    }
     for seat in rows.fleet().seats() {
         let state = seat.runner.state();
         let place = RunnerState::ALL.iter().position(|known| *known == state).expect("all states are there");

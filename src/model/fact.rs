@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassId, GroupId, Kind, Outcome, QueueId, RunnerId, TaskId, TenantId, Time, Token};
+use super::{
+    ClassId, GroupId, IntentChange, IntentId, Kind, Outcome, QueueId, RunnerId, TaskId, TenantId, Time, Token,
+};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +74,16 @@ pub enum Fact {
     },
     ClassForgotten {
         class: ClassId,
+    },
+    /// Something happened to an intent.
+    Intent {
+        intent: IntentId,
+        class: ClassId,
+        change: IntentChange,
+        /// How many runners it is about.
+        runners: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Arc<str>>,
     },
     QueuePaused {
         queue: QueueId,

@@ -27,6 +27,8 @@ pub type QueueId = Id;
 pub type TenantId = Id;
 /// The id of a runner class.
 pub type ClassId = Id;
+/// The id of an intent.
+pub type IntentId = Id;
 
 /// Why a text is not a legal name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

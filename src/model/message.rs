@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{ArtifactId, ArtifactNews, ClassId, Kind, Offer, QueueId, RunnerId, TaskId, Token};
+use super::{ArtifactId, ArtifactNews, ClassId, IntentId, Kind, Offer, QueueId, RunnerId, TaskId, Token};
 
 /// A task under the token it was given with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +32,8 @@ pub struct Registration {
     pub offer: Arc<Offer>,
     pub cost: f64,
     pub class: Option<ClassId>,
+    /// The intent it was started for.
+    pub intent: Option<IntentId>,
     pub running: Vec<Held>,
     /// Everything it holds; nothing said about it where this is `None`.
     pub artifacts: Option<Vec<ArtifactId>>,

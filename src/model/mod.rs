@@ -7,6 +7,7 @@ pub mod artifact;
 pub mod fact;
 pub mod group;
 pub mod id;
+pub mod intent;
 pub mod message;
 pub mod reservation;
 pub mod resources;
@@ -23,7 +24,8 @@ pub mod work;
 pub use artifact::{ArtifactId, ArtifactIdError, ArtifactNews, Artifacts, Holding, Wait};
 pub use fact::{Fact, Found, Lifecycle, LifecycleState};
 pub use group::{Group, Grouping, Stopped, Terms};
-pub use id::{BuildId, ClassId, GroupId, Id, IdError, QueueId, RunnerId, TaskId, TenantId};
+pub use id::{BuildId, ClassId, GroupId, Id, IdError, IntentId, QueueId, RunnerId, TaskId, TenantId};
+pub use intent::{Closed, DeclaredClass, Intent, IntentChange, IntentState};
 pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,

@@ -10,8 +10,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    ArtifactId, ClassId, Group, GroupId, Holding, Offer, QueueId, Reservation, Runner, RunnerId, Task,
-    TaskId, Time,
+    ArtifactId, ClassId, Group, GroupId, Holding, Intent, IntentId, Offer, QueueId, Reservation, Runner,
+    RunnerId, Task, TaskId, Time,
 };
 
 /// One row. Rows are shared, never changed in place.
@@ -29,6 +29,7 @@ pub enum Row {
     Holding(Holding),
     Queue(Queue),
     Class(Arc<Class>),
+    Intent(Arc<Intent>),
     EarlyCancel(EarlyCancel),
     /// A runner kept for a task.
     Reservation(Reservation),
@@ -46,6 +47,7 @@ pub enum Key {
     Holding(RunnerId, ArtifactId),
     Queue(QueueId),
     Class(ClassId),
+    Intent(IntentId),
     EarlyCancel(TaskId),
     Reservation(TaskId),
     Group(GroupId),
@@ -62,6 +64,7 @@ impl Row {
             Row::Holding(holding) => Key::Holding(holding.runner.clone(), holding.artifact.clone()),
             Row::Queue(queue) => Key::Queue(queue.id.clone()),
             Row::Class(class) => Key::Class(class.id.clone()),
+            Row::Intent(intent) => Key::Intent(intent.id.clone()),
             Row::EarlyCancel(cancel) => Key::EarlyCancel(cancel.id.clone()),
             Row::Reservation(reservation) => Key::Reservation(reservation.task.clone()),
             Row::Group(group) => Key::Group(group.id.clone()),
@@ -80,6 +83,7 @@ impl Key {
             Key::Holding(..) => "holding",
             Key::Queue(_) => "queue",
             Key::Class(_) => "class",
+            Key::Intent(_) => "intent",
             Key::EarlyCancel(_) => "early_cancel",
             Key::Reservation(_) => "reservation",
             Key::Group(_) => "group",
@@ -96,6 +100,7 @@ impl std::fmt::Display for Key {
             | Key::Runner(id)
             | Key::Queue(id)
             | Key::Class(id)
+            | Key::Intent(id)
             | Key::EarlyCancel(id)
             | Key::Reservation(id)
             | Key::Group(id) => {

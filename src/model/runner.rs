@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassId, Offer, RunnerId, TaskId, Time};
+use super::{ClassId, IntentId, Offer, RunnerId, TaskId, Time};
 
 /// The row of a runner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Runner {
     pub cost: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<ClassId>,
+    /// The intent it was started for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<IntentId>,
     pub standing: Standing,
     /// Since when it has been lost, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]

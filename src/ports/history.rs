@@ -56,6 +56,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::RunnerForgotten { .. }
         | Fact::RunnerDismissed { .. }
         | Fact::ClassForgotten { .. }
+        | Fact::Intent { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }
         | Fact::PoolPaused

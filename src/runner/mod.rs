@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{ArtifactId, ClassId, Held, Leave, Offer, RunnerId};
+use crate::model::{ArtifactId, ClassId, Held, IntentId, Leave, Offer, RunnerId};
 use backend::{Backend, group::StillThere};
 use link::Link;
 use outbox::{Keep, Outbox, OutboxError};
@@ -50,6 +50,8 @@ pub struct RunnerConfig {
     pub class: Option<ClassId>,
     /// What it holds from the start.
     pub artifacts: Vec<ArtifactId>,
+    /// The intent it was started for.
+    pub intent: Option<IntentId>,
     /// Where it keeps its outbox; one runner a directory.
     pub data_dir: PathBuf,
     /// Between TERM and KILL of work that is asked to stop.
@@ -71,6 +73,7 @@ impl RunnerConfig {
             cost: 1.0,
             class: None,
             artifacts: Vec::new(),
+            intent: None,
             data_dir,
             stop_grace: Duration::from_secs(10),
             leave_wait: Duration::ZERO,
@@ -85,6 +88,7 @@ impl RunnerConfig {
             cost: self.cost,
             class: self.class.clone(),
             artifacts: self.artifacts.clone(),
+            intent: self.intent.clone(),
             stop_by: self.stop_by,
             stop_grace: self.stop_grace,
             min_retry: self.min_retry,

@@ -242,6 +242,7 @@ impl Session {
             offer: self.config.offer.clone(),
             cost: self.config.cost,
             class: self.config.class.clone(),
+            intent: self.config.intent.clone(),
             running: self.listed(),
             artifacts: self.stock.told(),
             last_seen: self.last_seen,

@@ -11,6 +11,7 @@ mod inbox;
 pub mod options;
 mod outbox;
 mod producers;
+mod provisioner;
 mod random;
 mod replicas;
 mod runners;

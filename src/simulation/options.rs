@@ -1,13 +1,14 @@
 //! What a simulated world is made of: its size, its settings, and what goes wrong in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::producers::named;
 use super::random::Random;
 use crate::core::Settings;
 use crate::core::settings::{Locality, Order, Strategy};
-use crate::model::QueueId;
+use crate::model::{DeclaredClass, Kind, Offer, QueueId};
 use crate::ports::Budget;
 use crate::runner::session::Safeguards;
 
@@ -264,6 +265,41 @@ impl Options {
         let world = Self::drawn(seed);
         let faults = Faults { work_failed: 80, ..world.faults };
         Self { groups: 3, runners: 5, jobs: 40, longest_work: 8_000, faults, ..world }
+    }
+
+    /// No runner is there but those a provisioner starts, of two classes of which one is cheaper.
+    pub fn runners_on_demand(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x6465_6d61_6e64);
+        let slots = *random.pick(&[1, 1, 2]);
+        let offer = Arc::new(Offer {
+            kinds: [Kind::Job, Kind::Build].into(),
+            queues: BTreeSet::new(),
+            arch: "amd64".into(),
+            os: "linux".into(),
+            labels: BTreeMap::from([("zone".into(), "eu".into())]),
+            taints: BTreeSet::new(),
+            group: None,
+            resources: None,
+            slots,
+        });
+        let mut class = |name, cost| DeclaredClass {
+            id: named(name),
+            offer: offer.clone(),
+            cost,
+            max: *random.pick(&[2, 2, 4]),
+        };
+        let classes = vec![class("dear", 3.0), class("small", 1.0)];
+        let builds = *random.pick(&[0, 0, 3]);
+        let world = Self::drawn(seed);
+        let settings = Settings {
+            classes,
+            intent_answer: Duration::from_secs(10),
+            intent_start: Duration::from_secs(40),
+            intent_backoff: Duration::from_secs(15),
+            ..world.settings
+        };
+        let faults = Faults { shrinks: 0, ..world.faults };
+        Self { runners: 0, builds, jobs: 25, longest_work: 8_000, settings, faults, ..world }
     }
 
     /// With the default settings.

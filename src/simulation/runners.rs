@@ -12,7 +12,8 @@ use super::schedule::{Event, Request};
 use super::work::Work;
 use super::world::World;
 use crate::model::{
-    ArtifactId, AttemptOutcome, Held, LastSeen, Offer, Report, Reported, Resources, RunnerId,
+    ArtifactId, AttemptOutcome, ClassId, Held, IntentId, LastSeen, Offer, Report, Reported, Resources,
+    RunnerId,
 };
 use crate::runner::session::{Input as Word, Output, Restored, Session, SessionConfig};
 
@@ -26,6 +27,10 @@ pub(super) struct RunnerSide {
     pub offer: Arc<Offer>,
     offers: Arc<Offer>,
     pub cost: f64,
+    /// The class and the intent it was started for, if a provisioner did.
+    pub started_for: Option<(ClassId, IntentId)>,
+    /// Its provisioner ended it: it never starts again.
+    pub retired: bool,
     pub incarnation: u64,
     pub session: Option<Session>,
     outbox: Vec<(u64, Report)>,
@@ -51,6 +56,8 @@ impl RunnerSide {
             offers: offer.clone(),
             offer,
             cost,
+            started_for: None,
+            retired: false,
             incarnation: 0,
             session: None,
             outbox: Vec::new(),
@@ -93,9 +100,11 @@ impl RunnerSide {
         self.outbox.iter().map(|(_, report)| report)
     }
 
-    /// Whether everything it had to say was taken, and nothing runs on it.
+    /// Whether everything it had to say was taken, and nothing runs on it. What one had to say that its provisioner
+    /// ended is gone with it.
     pub fn is_quiet(&self) -> bool {
-        self.outbox.is_empty() && self.work.is_empty()
+        let gone = self.retired && self.session.is_none();
+        gone || (self.outbox.is_empty() && self.work.is_empty())
     }
 }
 
@@ -105,7 +114,7 @@ impl World {
         let safeguards = self.options.safeguards.clone();
         let shrinks = !self.calm && self.random.chance(self.faults.shrinks);
         let runner = self.runners.get_mut(id).expect("a runner of this world");
-        if runner.session.is_some() {
+        if runner.session.is_some() || runner.retired {
             return;
         }
         runner.incarnation += 1;
@@ -118,6 +127,7 @@ impl World {
         for artifact in &config.artifacts {
             self.checkers.holds(id, artifact);
         }
+        (config.class, config.intent) = runner.started_for.clone().unzip();
         config.stop_grace = Duration::from_secs(3);
         config.answer_within = self.options.answer_within;
         config.safeguards = safeguards;

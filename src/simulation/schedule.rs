@@ -124,6 +124,7 @@ pub(super) enum Event {
     Trouble(Trouble),
     /// Everything that goes wrong has ceased to.
     Calm,
+    ProvisionerLooks,
     /// Checkers look at the whole world.
     Look,
     /// A checker looks which steps are due.

@@ -49,6 +49,9 @@ impl World {
         if self.calm {
             return;
         }
+        if self.runners.is_empty() {
+            return self.await_trouble(trouble);
+        }
         self.statistics.troubles += 1;
         let now = self.now;
         let runner = self.any_runner();

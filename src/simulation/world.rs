@@ -12,6 +12,7 @@ use super::checkers::Checkers;
 use super::inbox::Inbox;
 use super::options::{Faults, Options};
 use super::producers::{Plan, could_run, named};
+use super::provisioner::Provisioner;
 use super::random::Random;
 use super::replicas::Dispatcher;
 use super::runners::RunnerSide;
@@ -37,6 +38,7 @@ pub(super) struct World {
     pub table_refuses_until: u64,
     pub dispatchers: Vec<Dispatcher>,
     pub runners: BTreeMap<RunnerId, RunnerSide>,
+    pub provisioner: Provisioner,
     pub inbox: Inbox,
     pub plans: BTreeMap<TaskId, Plan>,
     pub checkers: Checkers,
@@ -62,6 +64,7 @@ impl World {
             table_refuses_until: 0,
             dispatchers: Vec::new(),
             runners: BTreeMap::new(),
+            provisioner: Provisioner::default(),
             inbox: Inbox::default(),
             plans: BTreeMap::new(),
             checkers: Checkers::new(settings, id),
@@ -98,6 +101,9 @@ impl World {
         self.await_troubles();
         self.schedule.put(self.options.faulty_for, Event::Calm);
         self.schedule.put(LOOK_EVERY, Event::Look);
+        if !self.settings.classes.is_empty() {
+            self.schedule.put(0, Event::ProvisionerLooks);
+        }
         self.look_at_pace();
     }
 
@@ -285,6 +291,7 @@ impl World {
             Event::Cancel { id } => self.cancel(&id),
             Event::Trouble(trouble) => self.trouble(trouble),
             Event::Calm => self.calm_down(),
+            Event::ProvisionerLooks => self.provisioner_looks(),
             Event::Look => self.look(),
             Event::LookAtPace => self.look_at_pace(),
             _ => unreachable!("the caller sorted them"),

@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 48] = [
+pub const ALL: [&Metric; 50] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -45,6 +45,7 @@ pub const ALL: [&Metric; 48] = [
     &CLASSES_FORGOTTEN,
     &QUEUE_CHANGES,
     &GROUPS_STOPPED,
+    &INTENT_CHANGES,
     &BUILDS_UNSAFE_TIMES,
     &RESERVED,
     &SWEEP_FOUND,
@@ -68,6 +69,7 @@ pub const ALL: [&Metric; 48] = [
     &CAPACITY_SLOTS,
     &RUNNERS,
     &KEPT_RUNNERS,
+    &INTENTS,
     &TURN,
     &LAG,
     &LEADER,
@@ -170,6 +172,12 @@ pub const GROUPS_STOPPED: Metric = counter(
     &[],
     "Times a task that did not succeed stopped its group, or the rest of it.",
 );
+pub const INTENT_CHANGES: Metric = counter(
+    "longshore_intent_changes_total",
+    "changes",
+    &["change"],
+    "Changes of intents: asked, acknowledged, declined, expired, arrived (a runner registered with it) or withdrawn.",
+);
 pub const BUILDS_UNSAFE_TIMES: Metric = counter(
     "longshore_builds_unsafe_periods_total",
     "periods",
@@ -258,6 +266,12 @@ pub const KEPT_RUNNERS: Metric = gauge(
     "runners",
     &[],
     "Runners now kept for a task that waited too long; at most a quarter of the ready ones.",
+);
+pub const INTENTS: Metric = gauge(
+    "longshore_intents",
+    "intents",
+    &["state"],
+    "Intents now in each state: asked, acknowledged, declined or expired.",
 );
 pub const TURN: Metric = gauge("longshore_turn", "turns", &[], "Number of the last turn this replica has.");
 pub const LAG: Metric = gauge(

@@ -11,7 +11,7 @@ use tracing::{Subscriber, error, info, warn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::model::{Fact, Found, Lifecycle, LifecycleState};
+use crate::model::{Fact, Found, IntentChange, Lifecycle, LifecycleState};
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +120,17 @@ fn log_one(fact: &Fact) {
             info!(%group, %task, reason = &**reason, "group stopped");
         }
         Fact::ClassForgotten { class } => info!(%class, "class forgotten"),
+        Fact::Intent { intent, class, change, runners, reason } => {
+            let reason = reason.as_deref();
+            match change {
+                IntentChange::Asked => info!(%intent, %class, runners, reason, "runners asked for"),
+                IntentChange::Acknowledged => info!(%intent, %class, runners, "intent acknowledged"),
+                IntentChange::Declined => warn!(%intent, %class, runners, reason, "intent declined"),
+                IntentChange::Expired => warn!(%intent, %class, runners, reason, "intent expired"),
+                IntentChange::Arrived => info!(%intent, %class, "runner of an intent arrived"),
+                IntentChange::Withdrawn => info!(%intent, %class, runners, "intent withdrawn"),
+            }
+        }
         Fact::QueuePaused { queue } => info!(%queue, "queue paused"),
         Fact::QueueUnpaused { queue } => info!(%queue, "queue unpaused"),
         Fact::PoolPaused => info!("pool paused"),

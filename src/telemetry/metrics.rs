@@ -13,7 +13,9 @@ use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::catalogue::{self, Metric, MetricKind};
-use crate::model::{Fact, Found, Kind, Lifecycle, LifecycleState, QueueId, Resources, RunnerState};
+use crate::model::{
+    Fact, Found, IntentState, Kind, Lifecycle, LifecycleState, QueueId, Resources, RunnerState,
+};
 
 /// How many queues the `queue` label tells apart.
 pub const MOST_QUEUES: usize = 100;
@@ -65,6 +67,8 @@ pub struct Gauges {
     /// Whether the table takes nothing from this replica, or cannot be followed.
     pub table_trouble: bool,
     pub builds_unsafe: bool,
+    /// Intents by state, in the order of [`IntentState::ALL`].
+    pub intents: [u64; IntentState::ALL.len()],
     /// Each window with the reason, one of [`PAUSES`], why nothing is pulled into it.
     pub windows: Vec<(&'static str, Option<&'static str>)>,
 }
@@ -173,6 +177,7 @@ impl Metrics {
             Fact::RunnerDismissed { .. } => self.runner_change("dismissed"),
             Fact::GroupStopped { .. } => self.add(&catalogue::GROUPS_STOPPED, &[], 1),
             Fact::ClassForgotten { .. } => self.add(&catalogue::CLASSES_FORGOTTEN, &[], 1),
+            Fact::Intent { change, .. } => self.add(&catalogue::INTENT_CHANGES, &[change.as_str()], 1),
             Fact::QueuePaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["paused"], 1),
             Fact::QueueUnpaused { .. } => self.add(&catalogue::QUEUE_CHANGES, &["unpaused"], 1),
             Fact::CancelRemembered { .. } => self.add(&catalogue::CANCELS_REMEMBERED, &[], 1),
@@ -238,6 +243,9 @@ impl Metrics {
             self.set(&catalogue::RUNNERS, &[state.as_str()], number as f64);
         }
         self.set(&catalogue::KEPT_RUNNERS, &[], now.kept as f64);
+        for (state, number) in IntentState::ALL.iter().zip(now.intents) {
+            self.set(&catalogue::INTENTS, &[state.as_str()], number as f64);
+        }
         self.set(&catalogue::HELD_CPU, &[], now.held.cpu as f64 / 1000.0);
         self.set(&catalogue::CAPACITY_CPU, &[], now.capacity.cpu as f64 / 1000.0);
         self.set(&catalogue::HELD_MEMORY, &[], now.held.memory as f64);

@@ -56,6 +56,8 @@ impl AnswerJson {
             Answer::Commanded(Commanded::Done) => ("done", None, None),
             Answer::Commanded(Commanded::Unchanged) => ("unchanged", None, None),
             Answer::Commanded(Commanded::UnknownRunner) => ("unknown_runner", None, None),
+            Answer::Commanded(Commanded::UnknownIntent) => ("unknown_intent", None, None),
+            Answer::Commanded(Commanded::IntentRefused { reason }) => ("intent_refused", Some(reason), None),
             Answer::Commanded(Commanded::AlreadyEnded { outcome }) => ("already_ended", None, Some(*outcome)),
             Answer::Frozen { reason } | Answer::RegistrationRefused { reason } => {
                 ("frozen", Some(reason), None)
@@ -76,6 +78,8 @@ impl AnswerJson {
             "done" => Answer::Commanded(Commanded::Done),
             "unchanged" => Answer::Commanded(Commanded::Unchanged),
             "unknown_runner" => Answer::Commanded(Commanded::UnknownRunner),
+            "unknown_intent" => Answer::Commanded(Commanded::UnknownIntent),
+            "intent_refused" => Answer::Commanded(Commanded::IntentRefused { reason }),
             "already_ended" => {
                 let outcome = self.outcome.ok_or_else(|| Malformed::new("outcome", "is missing"))?;
                 Answer::Commanded(Commanded::AlreadyEnded { outcome })
@@ -105,6 +109,8 @@ mod tests {
             Answer::Commanded(Commanded::Unchanged),
             Answer::Commanded(Commanded::UnknownRunner),
             Answer::Commanded(Commanded::AlreadyEnded { outcome: Outcome::Failed }),
+            Answer::Commanded(Commanded::UnknownIntent),
+            Answer::Commanded(Commanded::IntentRefused { reason: "acknowledged already".into() }),
             Answer::Frozen { reason: "foreign table".into() },
             Answer::Taken,
         ];

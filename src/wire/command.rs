@@ -12,10 +12,12 @@ use super::Malformed;
 use super::fields::{Fields, Required, json};
 use super::message::bytes;
 use crate::core::input::Command;
-use crate::model::{QueueId, RunnerId, TaskId};
+use crate::model::{IntentId, QueueId, RunnerId, TaskId};
 
 /// The longest reason, in bytes.
 pub const LONGEST_REASON: usize = 1024;
+/// The most runners one acknowledgement may name.
+pub const MOST_RUNNERS: u32 = 100_000;
 /// The reason where none is given.
 const UNASKED: &str = "on request";
 
@@ -30,6 +32,7 @@ pub struct Asked {
 pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
     let value = json(body)?;
     let fields = Fields::of_payload(&value)?;
+    let intent = || fields.id("intent").required(&fields, "intent");
     let runner = || fields.id("runner").required(&fields, "runner");
     // Without a queue the whole pool is meant.
     let queue = || fields.id("queue");
@@ -39,10 +42,16 @@ pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
         "resume" => Command::ResumeRunner { runner: runner()? },
         "pause" => queue()?.map_or(Command::PausePool, |queue| Command::PauseQueue { queue }),
         "unpause" => queue()?.map_or(Command::UnpausePool, |queue| Command::UnpauseQueue { queue }),
+        "ack_intent" => {
+            Command::AcknowledgeIntent { intent: intent()?, count: fields.count("count", 1, MOST_RUNNERS)? }
+        }
+        "decline_intent" => {
+            Command::DeclineIntent { intent: intent()?, reason: reason(&fields, "declined on request")? }
+        }
         "unfreeze" => Command::Unfreeze,
         other => {
-            let why =
-                "expected hold, drain, resume, pause, unpause or unfreeze; a cancel has a subject of its own";
+            let why = "expected hold, drain, resume, pause, unpause, ack_intent, decline_intent or unfreeze; \
+                 a cancel has a subject of its own";
             return Err(fields.refuse("command", &Value::from(other), why));
         }
     };
@@ -55,7 +64,11 @@ pub fn write_command(request: &str, command: &Command) -> Option<Vec<u8>> {
     let of = |command, runner: Option<&RunnerId>, queue: Option<&QueueId>, reason: Option<&str>| {
         let (runner, queue) = (runner.map(|id| id.to_string()), queue.map(|id| id.to_string()));
         let reason = reason.map(str::to_owned);
-        bytes(&CommandJson { request, command, runner, queue, reason })
+        bytes(&CommandJson { request, command, runner, queue, reason, ..CommandJson::default() })
+    };
+    let of_intent = |command, intent: &IntentId, count, reason: Option<&str>| {
+        let (intent, reason) = (Some(intent.to_string()), reason.map(str::to_owned));
+        bytes(&CommandJson { request, command, intent, count, reason, ..CommandJson::default() })
     };
     Some(match command {
         Command::HoldRunner { runner, reason } => of("hold", Some(runner), None, Some(reason)),
@@ -65,6 +78,8 @@ pub fn write_command(request: &str, command: &Command) -> Option<Vec<u8>> {
         Command::UnpauseQueue { queue } => of("unpause", None, Some(queue), None),
         Command::PausePool => of("pause", None, None, None),
         Command::UnpausePool => of("unpause", None, None, None),
+        Command::AcknowledgeIntent { intent, count } => of_intent("ack_intent", intent, *count, None),
+        Command::DeclineIntent { intent, reason } => of_intent("decline_intent", intent, None, Some(reason)),
         Command::Unfreeze => of("unfreeze", None, None, None),
         Command::Cancel { .. } => return None,
     })
@@ -91,7 +106,7 @@ fn reason(fields: &Fields<'_>, otherwise: &str) -> Result<Arc<str>, Malformed> {
     Ok(if given.is_empty() { UNASKED } else { given }.into())
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct CommandJson<'a> {
     request: &'a str,
     command: &'static str,
@@ -99,6 +114,10 @@ struct CommandJson<'a> {
     runner: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -126,6 +145,9 @@ mod tests {
             Command::UnpauseQueue { queue },
             Command::PausePool,
             Command::UnpausePool,
+            Command::AcknowledgeIntent { intent: id("i1"), count: Some(2) },
+            Command::AcknowledgeIntent { intent: id("i1"), count: None },
+            Command::DeclineIntent { intent: id("i1"), reason: "no quota".into() },
             Command::Unfreeze,
         ] {
             let written = write_command("q-1", &command).expect("no cancel");

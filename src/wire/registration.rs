@@ -1,7 +1,7 @@
 //! Registrations and their answers as JSON.
 //!
 //! Law: what a registration does not say has the default of the protocol; what this version cannot honour
-//! (an intent, another protocol) is refused, never ignored.
+//! (another protocol) is refused, never ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,16 +37,13 @@ pub fn read_registration(body: &[u8], runner: Option<&RunnerId>) -> Result<Regis
     {
         return Err(fields.refuse("protocol", protocol, "this version speaks protocol 1 only"));
     }
-    if let Some(value) = fields.get("intent") {
-        let why = "intents are not supported by this version yet; leave it out or send null";
-        return Err(fields.refuse("intent", value, why));
-    }
     Ok(Registration {
         runner: message::runner_named(&fields, "id", runner)?,
         incarnation: message::incarnation(&fields)?,
         offer: Arc::new(read_offer(&fields)?),
         cost: read_cost(&fields)?,
         class: fields.id("class")?,
+        intent: fields.id("intent")?,
         running: held(&fields, "running", MOST_RUNNING)?,
         artifacts: read_artifacts(&fields)?,
         last_seen: read_last_seen(&fields)?,
@@ -66,6 +63,7 @@ pub fn write_registration(registration: &Registration) -> Vec<u8> {
         queues: if queues.is_empty() { &any } else { &queues },
         group: offer.group.as_ref().map(|group| group.as_str()),
         class: registration.class.as_ref().map(|class| class.as_str()),
+        intent: registration.intent.as_ref().map(|intent| intent.as_str()),
         arch: &offer.arch,
         os: &offer.os,
         labels: &offer.labels,
@@ -199,6 +197,8 @@ struct RegistrationJson<'a> {
     group: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intent: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     arch: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]

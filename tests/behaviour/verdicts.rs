@@ -2,7 +2,7 @@
 
 use longshore::core::Settings;
 use longshore::core::input::Submitted;
-use longshore::model::{Class, IfUnplaceable};
+use longshore::model::{DeclaredClass, IfUnplaceable};
 
 use super::world::*;
 
@@ -38,7 +38,7 @@ fn without_any_runner_tasks_are_judged_when_the_settling_is_over() {
 #[test]
 fn a_declared_class_is_waited_for() {
     let large = runner("any").cpu(64).0.offer;
-    let class = Class { id: id("large"), offer: large, last_seen: Default::default() };
+    let class = DeclaredClass { id: id("large"), offer: large, cost: 1.0, max: 10 };
     let settings = Settings { classes: vec![class], ..Settings::default() };
     let mut world = World::with(settings, [runner("r").cpu(4)]);
     world.submit(task("huge").cpu(64));

@@ -208,6 +208,7 @@ pub fn runner(name: &str) -> RunnerBuilder {
         offer: Arc::new(offer),
         cost: 1.0,
         class: None,
+        intent: None,
         running: Vec::new(),
         artifacts: None,
         last_seen: None,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use longshore::model::{
-    ArtifactId, Artifacts, Change, Class, Group, Head, Holding, Key, Kind, Limits, Offer, Pool, Queue,
-    Reservation, Resources, Row, Runner, Shape, Standing, Stopped, Task, TaskState, Terms, Time, TurnRecord,
-    Wait,
+    ArtifactId, Artifacts, Change, Class, Closed, Group, Head, Holding, Intent, Key, Kind, Limits, Offer,
+    Pool, Queue, Reservation, Resources, Row, Runner, Shape, Standing, Stopped, Task, TaskState, Terms, Time,
+    TurnRecord, Wait,
 };
 use longshore::ports::table::TURNS_KEPT;
 use longshore::ports::{Commit, Follow, Table};
@@ -340,6 +340,7 @@ fn one_of_each() -> Vec<Row> {
             offer: offer.clone(),
             cost: 0.1 + 0.2,
             class: Some(id("c")),
+            intent: Some(id("i")),
             standing: Standing::Held { reason: "disk".into() },
             lost: Some(Time(9)),
             registered: Time(3),
@@ -353,6 +354,22 @@ fn one_of_each() -> Vec<Row> {
         Row::Holding(Holding { runner: id("r"), artifact: artifact("sha256:a/b c"), sequence: 6 }),
         Row::Queue(Queue { id: id("q"), paused: true, since: Time(2) }),
         Row::Class(Arc::new(Class { id: id("c"), offer, last_seen: Time(5) })),
+        Row::Intent(Arc::new(Intent {
+            id: id("i"),
+            class: id("c"),
+            shape: task("t").shape,
+            asked: 1,
+            starting: 2,
+            arrived: 3,
+            reason: "no room".into(),
+            tasks: vec![id("t")],
+            waiting: 4,
+            made: Time(1),
+            answer_by: Some(Time(2)),
+            start_by: Some(Time(3)),
+            closed: Some(Closed { reason: "no quota".into(), declined: true, until: Time(4) }),
+            extra: Default::default(),
+        })),
         row("late", 1),
         Row::Group(Arc::new(Group {
             id: id("g"),
@@ -374,7 +391,7 @@ fn one_of_each() -> Vec<Row> {
     for row in &rows {
         match row.key() {
             Key::Task(_) | Key::Spec(_) | Key::Runner(_) | Key::Queue(_) => {}
-            Key::Holding(..) | Key::Class(_) | Key::EarlyCancel(_) => {}
+            Key::Holding(..) | Key::Class(_) | Key::Intent(_) | Key::EarlyCancel(_) => {}
             Key::Group(_) | Key::Reservation(_) | Key::Pool => {}
         }
     }

@@ -262,6 +262,7 @@ fn folder(row: &Row) -> &'static str {
         Row::Spec { .. } => "specs",
         Row::Queue(_)
         | Row::Class(_)
+        | Row::Intent(_)
         | Row::EarlyCancel(_)
         | Row::Group(_)
         | Row::Reservation(_)

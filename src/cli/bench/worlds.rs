@@ -139,6 +139,7 @@ fn runner(number: usize, cores: u64) -> Runner {
         offer: Arc::new(offer),
         cost: [1.0, 2.0, 4.0][number % 3],
         class: None,
+        intent: None,
         standing: Standing::Ready,
         lost: None,
         registered: Time(0),

@@ -241,6 +241,10 @@ fn about(row: &Row) -> String {
         Row::Holding(holding) => format!("since {}", holding.sequence),
         Row::Queue(queue) => if queue.paused { "paused" } else { "open" }.to_owned(),
         Row::Class(class) => format!("last seen {}", class.last_seen),
+        Row::Intent(intent) => {
+            let (class, state) = (&intent.class, intent.state().as_str());
+            format!("{state}: {} of class {class} asked, {} starting", intent.asked, intent.starting)
+        }
         Row::EarlyCancel(cancel) => format!("waits for its task: {}", cancel.reason),
         Row::Group(group) => match &group.stopped {
             Some(stopped) => format!("stopped: {}, change {}", stopped.reason, group.modification_count),

@@ -8,6 +8,7 @@ use super::super::artifacts::ArtifactIndex;
 use super::super::backlog::{Backlog, LineKey, Rank};
 use super::super::fleet::Fleet;
 use super::super::group::Groups;
+use super::super::intents::Intents;
 use super::super::shelves::{Shelf, Shelves};
 use super::{Counts, State};
 use crate::model::{
@@ -102,6 +103,11 @@ impl State {
         self.classes.values()
     }
 
+    /// Requests that somebody provide runners.
+    pub fn intents(&self) -> &Intents {
+        &self.intents
+    }
+
     /// What holds for the whole pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
@@ -160,6 +166,7 @@ impl State {
         rows.extend(self.artifacts.holdings().map(Row::Holding));
         rows.extend(self.queues.values().cloned().map(Row::Queue));
         rows.extend(self.classes.values().cloned().map(Row::Class));
+        rows.extend(self.intents.iter().cloned().map(Row::Intent));
         rows.extend(self.early_cancels.values().cloned().map(Row::EarlyCancel));
         rows.extend(self.groups.after(None).filter_map(|(_, group)| group.row().cloned().map(Row::Group)));
         rows.extend(self.reservations.iter().map(|kept| Row::Reservation(Reservation::clone(kept))));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    ArtifactId, AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
-    Offer, Registered, Registration, Report, RunnerId, WorkOrder,
+    ArtifactId, AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, IntentId,
+    LastSeen, Leave, Offer, Registered, Registration, Report, RunnerId, WorkOrder,
 };
 
 /// What a session is given once.
@@ -19,6 +19,8 @@ pub struct SessionConfig {
     pub offer: Arc<Offer>,
     pub cost: f64,
     pub class: Option<ClassId>,
+    /// The intent it was started for.
+    pub intent: Option<IntentId>,
     pub version: Arc<str>,
     /// What it holds from the start.
     pub artifacts: Vec<ArtifactId>,
@@ -62,6 +64,7 @@ impl SessionConfig {
             offer,
             cost: 1.0,
             class: None,
+            intent: None,
             version: env!("CARGO_PKG_VERSION").into(),
             artifacts: Vec::new(),
             stop_by: Duration::from_secs(1),

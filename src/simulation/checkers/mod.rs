@@ -1,10 +1,11 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity`, `groups`, `promises`, `pace` and `pause` read what producers were told or asked, the
-//! marks the work itself wrote down, how machines truly are, and the facts of committed turns, never a row. `locality`
-//! reads these, and from rows only which runner is known to hold what. `tables` compares states with each other and with
-//! their own rows.
+//! Law: `ownership`, `capacity`, `groups`, `promises`, `pace`, `pause` and `asking` read what producers were told or
+//! asked, the marks the work itself wrote down, how machines truly are, and the facts of committed turns, never a row.
+//! `locality` reads these, and from rows only which runner is known to hold what. `tables` compares states with each
+//! other and with their own rows.
 
+mod asking;
 mod capacity;
 mod groups;
 mod locality;
@@ -55,6 +56,7 @@ pub(crate) struct Checkers {
     pace: pace::Pace,
     locality: locality::Locality,
     pause: pause::Pause,
+    asking: asking::Asking,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -70,6 +72,7 @@ impl Checkers {
             pace: pace::Pace::new(settings.clone()),
             locality: locality::Locality::new(settings.clone()),
             pause: pause::Pause::default(),
+            asking: asking::Asking::new(settings.clone()),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -200,6 +203,8 @@ impl Checkers {
         self.note(now, "tables", found);
         let found = self.locality.committed(turn);
         self.note(now, "locality", found);
+        let found = self.asking.said(&turn.facts);
+        self.note(now, "asking", found);
         for fact in &turn.facts {
             self.pace.said(fact);
             let found = self.pause.said(fact);
