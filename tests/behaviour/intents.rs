@@ -3,6 +3,7 @@
 use longshore::core::Settings;
 use longshore::core::input::{Answer, Command, Commanded, Input};
 use longshore::model::*;
+use proptest::prelude::*;
 
 use super::world::{RunnerBuilder, World, build, id, runner, secs, task};
 
@@ -377,4 +378,37 @@ fn a_stranded_job_of_a_running_build_asks_for_a_runner_and_waiting_builds_do_not
     world.pass(secs(3));
     let intent = world.only_intent();
     assert_eq!((intent.shape.kind, intent.asked), (Kind::Job, 1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn when_all_that_is_asked_for_has_come_nothing_waits_and_no_runner_came_for_nothing(
+        wanted in proptest::collection::vec((1..=6_u64, 1..=12_u64), 1..20), most in 0..=4_u32
+    ) {
+        let large = class("large", runner("any").cpu(8), 2.0, 100);
+        let mut world = world(vec![small(most), large]);
+        let tasks = wanted.iter().enumerate();
+        world.submit_all(tasks.map(|(n, (cpu, gib))| task(&format!("t{n}")).cpu(*cpu).memory(*gib)));
+        let mut came = 0;
+        for _ in 0..5 {
+            world.pass(secs(2));
+            for intent in world.intents() {
+                // What came for another may have taken all it was asked for.
+                let Some(intent) = world.state.intents().get(&intent.id).cloned() else { continue };
+                prop_assert_eq!(world.ack(&intent, None), Commanded::Done);
+                for _ in 0..intent.asked {
+                    came += 1;
+                    let name = format!("{}-{came}", intent.class);
+                    let cpu = if intent.class == id("small") { 4 } else { 8 };
+                    world.register(started_for(&name, &intent).cpu(cpu));
+                }
+            }
+        }
+        prop_assert_eq!(world.asked(), []);
+        prop_assert!(world.state.backlog().is_empty());
+        prop_assert!(world.state.intents().members(&id("small")) <= most);
+        prop_assert!(came <= wanted.len());
+    }
 }
