@@ -157,9 +157,12 @@ fn jobs_of_running_builds_start_on_kept_runners() {
     assert_eq!((world.where_is("job"), world.where_is("other")), ("r".into(), "pending".into()));
 }
 
+/// What ends a reservation, and how it comes about.
+type Cause<'a> = (&'a str, &'a dyn Fn(&mut World));
+
 #[test]
 fn a_reservation_ends_with_what_it_stands_for() {
-    let causes: [(&str, &dyn Fn(&mut World)); 6] = [
+    let causes: [Cause; 6] = [
         ("its task is cancelled", &|world| {
             world.cancel("large");
         }),
