@@ -194,6 +194,12 @@ impl Fleet {
         fitting
     }
 
+    /// The ready runners of `profiles`.
+    pub fn ready_in(&self, profiles: &[usize]) -> impl Iterator<Item = &Seat> {
+        let ready = profiles.iter().flat_map(|number| &self.profiles[*number].ready);
+        ready.filter_map(|(_, id)| self.seats.get(id))
+    }
+
     /// The runner of `profiles` (cheapest first) that takes a task of `shape` first: lowest cost, then the
     /// strategy's order, then id. `may` excludes runners for reasons of the task's own.
     pub fn best(

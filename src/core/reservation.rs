@@ -79,8 +79,8 @@ impl Reservations {
 /// What the leader remembers of them beside the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Considered {
-    /// Lines whose first task may have a runner kept from this time on, or as soon as one more may be kept.
-    due: BTreeSet<(Time, LineKey)>,
+    /// From when on the first task of a line may have a runner kept; lines past that wait until one more may be.
+    due: BTreeMap<LineKey, Time>,
     /// Reservations whose task left its place, or whose runner's row changed.
     pub changed: BTreeSet<TaskId>,
 }
@@ -88,7 +88,7 @@ pub(super) struct Considered {
 impl Considered {
     /// When time alone next makes one due.
     pub fn next_due(&self, now: Time) -> Option<Time> {
-        self.due.iter().map(|(at, _)| *at).find(|at| *at > now)
+        self.due.values().copied().filter(|at| *at > now).min()
     }
 }
 
@@ -145,15 +145,11 @@ pub(super) fn consider(draft: &mut Draft, key: &LineKey, task: &Task) {
     }
     let Some(since) = waits_since(task) else { return };
     let due = since + state.settings.reserve_after;
-    if due > draft.now {
-        draft.state.watch.considered.due.insert((due, key.clone()));
+    if due > draft.now || !may_keep_more(state) {
+        draft.state.watch.considered.due.insert(key.clone(), due);
         return;
     }
     if line_has_one(state, key) {
-        return;
-    }
-    if !may_keep_more(state) {
-        draft.state.watch.considered.due.insert((due, key.clone()));
         return;
     }
     let Some((runner, fits_by)) = soonest(state, task) else { return };
@@ -185,7 +181,8 @@ fn soonest(state: &State, task: &Task) -> Option<(RunnerId, Option<Time>)> {
     let mut safe = |seat: &&Seat| {
         !is_build || builds::blocked_by(state, &mut witnesses, &task.shape, &task.jobs, seat).is_none()
     };
-    let found = state.fleet().seats().filter(able).filter(|seat| safe(seat)).map(|seat| {
+    let profiles = state.fleet().profiles_for(&task.shape);
+    let found = state.fleet().ready_in(&profiles).filter(able).filter(|seat| safe(seat)).map(|seat| {
         let fits_by = fits_by(state, &task.shape, seat);
         ((fits_by.is_none(), fits_by, seat.held.slots), seat)
     });
@@ -228,11 +225,16 @@ pub(super) fn review(draft: &mut Draft) {
             let_go(draft, &kept);
         }
     }
-    while may_keep_more(draft.state) {
-        let due = &mut draft.state.watch.considered.due;
-        let Some((at, key)) = due.first().cloned().filter(|(at, _)| *at <= draft.now) else { return };
-        due.remove(&(at, key.clone()));
-        draft.state.wakes.line(&key, Wake::ReservationDue);
+    if may_keep_more(draft.state) {
+        let now = draft.now;
+        let State { watch, wakes, .. } = &mut *draft.state;
+        watch.considered.due.retain(|key, at| {
+            let waits = *at > now;
+            if !waits {
+                wakes.line(key, Wake::ReservationDue);
+            }
+            waits
+        });
     }
 }
 
