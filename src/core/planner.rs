@@ -268,6 +268,6 @@ fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
         stop: None,
     }));
     draft.put_task(assigned);
-    reservation::placed(draft, &task.id);
+    reservation::placed(draft, task);
     draft.deliver(runner);
 }

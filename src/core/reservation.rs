@@ -246,9 +246,18 @@ fn is_wanted(state: &State, kept: &Reservation) -> bool {
         && state.fleet().get(&kept.runner).is_some_and(|seat| able(state, task, seat))
 }
 
-/// A task was placed: its runner is kept no longer.
-pub(super) fn placed(draft: &mut Draft, task: &TaskId) {
-    if let Some(kept) = draft.state.reservations().of(task).cloned() {
+/// A task was placed: its runner is kept no longer, nor is any that its group may not be bound to any more.
+pub(super) fn placed(draft: &mut Draft, task: &Task) {
+    let state = &*draft.state;
+    let mut over: Vec<Arc<Reservation>> = state.reservations().of(&task.id).cloned().into_iter().collect();
+    if let Some(group) = &task.shape.group {
+        let of_group = |kept: &&Arc<Reservation>| {
+            state.task(kept.task.as_str()).is_some_and(|keeper| keeper.shape.group.as_ref() == Some(group))
+        };
+        let others = state.reservations().iter().filter(|kept| kept.task != task.id).filter(of_group);
+        over.extend(others.filter(|kept| !is_wanted(state, kept)).cloned());
+    }
+    for kept in over {
         let_go(draft, &kept);
     }
 }

@@ -202,6 +202,23 @@ fn a_task_that_loses_its_turn_in_its_group_keeps_no_runner() {
 }
 
 #[test]
+fn a_group_that_is_bound_elsewhere_keeps_no_other_runner() {
+    let terms = Terms { max_runners: Some(1), ordered: false, stop_on_failure: false };
+    let mut world =
+        World::with(at_once(), [runner("r").cpu(4), runner("arm").arch("arm64").cpu(1).cost(2.0)]);
+    world.fill("small", 3);
+    world.submit(task("large").cpu(4).group("g", terms));
+    assert_eq!(world.kept(), [kept("large", "r")]);
+    world.submit(task("bound").arch("arm64").group("g", terms));
+    assert_eq!(world.where_is("bound"), "arm");
+    assert_eq!(world.kept(), []);
+    world.submit(task("other"));
+    assert_eq!(world.where_is("other"), "r");
+    world.succeed("bound");
+    assert_eq!(world.kept(), [kept("large", "r")]);
+}
+
+#[test]
 fn a_runner_kept_no_longer_takes_what_waited_behind() {
     let mut world = crowded(at_once());
     world.submit(task("waits"));
