@@ -10,16 +10,9 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::fit::{self, Misfit, Usage};
+use super::rooms::{Room, Rooms};
 use super::settings::Strategy;
-use crate::model::{Kind, Offer, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
-
-/// What a runner has free, as the order in which `pack` takes runners: the fullest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Room {
-    cpu: u64,
-    memory: u64,
-    slots: u32,
-}
+use crate::model::{Kind, Offer, Resources, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
 
 /// A runner with what it holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +40,9 @@ impl Seat {
 
     fn room(&self) -> Room {
         let slots = self.runner.offer.slots.saturating_sub(self.held.slots);
+        if slots == 0 {
+            return Room::default();
+        }
         match &self.runner.offer.resources {
             None => Room { cpu: u64::MAX, memory: u64::MAX, slots },
             Some(has) => Room {
@@ -64,8 +60,8 @@ pub struct Profile {
     pub offer: Arc<Offer>,
     cost: u64,
     members: usize,
-    ready: BTreeSet<(Room, RunnerId)>,
-    draining: BTreeSet<(Room, RunnerId)>,
+    ready: Rooms,
+    draining: Rooms,
 }
 
 /// What tasks take of one runner.
@@ -196,8 +192,8 @@ impl Fleet {
 
     /// The ready runners of `profiles`.
     pub fn ready_in(&self, profiles: &[usize]) -> impl Iterator<Item = &Seat> {
-        let ready = profiles.iter().flat_map(|number| &self.profiles[*number].ready);
-        ready.filter_map(|(_, id)| self.seats.get(id))
+        let ready = profiles.iter().flat_map(|number| self.profiles[*number].ready.runners());
+        ready.filter_map(|id| self.seats.get(id))
     }
 
     /// The runner of `profiles` (cheapest first) that takes a task of `shape` first: lowest cost, then the
@@ -264,23 +260,14 @@ impl Fleet {
         may: &mut impl FnMut(&Seat) -> bool,
     ) -> Option<(Room, &'a Seat)> {
         let runners = if draining { &profile.draining } else { &profile.ready };
-        let mut takes = |(room, id): &(Room, RunnerId)| {
+        let takes = |id: &RunnerId| {
             let seat = self.seats.get(id).expect("a profile names only runners that are there");
-            let fits = fit::room(shape, &profile.offer, &seat.held).is_none() && may(seat);
-            fits.then_some((*room, seat))
+            (fit::room(shape, &profile.offer, &seat.held).is_none() && may(seat)).then_some(seat)
         };
+        let Resources { cpu, memory, .. } = shape.resources;
         match strategy {
-            Strategy::Pack => {
-                let least = Room { cpu: shape.resources.cpu, memory: 0, slots: 0 };
-                let from = (least, smallest_id());
-                runners.range(from..).find_map(takes)
-            }
-            Strategy::Spread => {
-                let (room, seat) = runners.iter().rev().find_map(&mut takes)?;
-                let from = (room, smallest_id());
-                // Of several runners with the same room, the one with the smallest id.
-                runners.range(from..).find_map(takes).or(Some((room, seat)))
-            }
+            Strategy::Pack => runners.fullest(cpu, memory, takes),
+            Strategy::Spread => runners.emptiest(cpu, memory, takes),
         }
     }
 
@@ -294,8 +281,8 @@ impl Fleet {
             offer: runner.offer.clone(),
             cost: key.0,
             members: 1,
-            ready: BTreeSet::new(),
-            draining: BTreeSet::new(),
+            ready: Rooms::default(),
+            draining: Rooms::default(),
         };
         let number = match self.profiles.iter().position(|profile| profile.members == 0) {
             Some(free) => {
@@ -342,29 +329,26 @@ impl Fleet {
     }
 
     fn enter(&mut self, seat: &Seat) {
-        let place = (seat.room(), seat.runner.id.clone());
-        match seat.runner.state() {
-            RunnerState::Ready => self.profiles[seat.profile].ready.insert(place),
-            RunnerState::Draining => self.profiles[seat.profile].draining.insert(place),
-            RunnerState::Held | RunnerState::Lost => false,
-        };
+        if let Some(rooms) = self.rooms_of(seat) {
+            rooms.insert(seat.room(), seat.runner.id.clone());
+        }
     }
 
     fn leave(&mut self, seat: &Seat) {
-        let place = (seat.room(), seat.runner.id.clone());
-        match seat.runner.state() {
-            RunnerState::Ready => self.profiles[seat.profile].ready.remove(&place),
-            RunnerState::Draining => self.profiles[seat.profile].draining.remove(&place),
-            RunnerState::Held | RunnerState::Lost => false,
-        };
+        if let Some(rooms) = self.rooms_of(seat) {
+            rooms.remove(seat.room(), seat.runner.id.clone());
+        }
     }
-}
 
-fn smallest_id() -> RunnerId {
-    thread_local! {
-        static SMALLEST: RunnerId = RunnerId::parse("-").expect("a legal name");
+    /// Where a runner is looked for, if it takes anything.
+    fn rooms_of(&mut self, seat: &Seat) -> Option<&mut Rooms> {
+        let profile = &mut self.profiles[seat.profile];
+        match seat.runner.state() {
+            RunnerState::Ready => Some(&mut profile.ready),
+            RunnerState::Draining => Some(&mut profile.draining),
+            RunnerState::Held | RunnerState::Lost => None,
+        }
     }
-    SMALLEST.with(RunnerId::clone)
 }
 
 /// Two fleets are the same when they hold the same seats; the numbering of profiles is free.

@@ -33,6 +33,7 @@ mod planner;
 mod prospects;
 mod registration;
 pub mod reservation;
+mod rooms;
 pub mod settings;
 pub mod shelves;
 pub mod state;
