@@ -122,6 +122,33 @@ fn a_runner_that_is_stopped_hands_back_and_leaves() {
 }
 
 #[test]
+fn a_runner_that_is_stopped_dead_has_lost_its_work_before_another_has_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    let config = dir.join("longshore.toml");
+    let text = "[lease]\nttl = \"3s\"\nheartbeat = \"1s\"\nmargin = \"1s\"\nassignment_deadline = \"2s\"\n";
+    std::fs::write(&config, text).expect("the directory can be written");
+    let more = ["--config".as_ref(), config.as_os_str()];
+    let server = Server::start_at(&dir.join("data"), "127.0.0.1:0", &more);
+    let first = runner(&server.url, "r1", dir, &["--cpu", "1"]);
+    server.wait_for_runners(1);
+    let script = format!(
+        "cd {}; if mkdir first; then echo $$ > pid; exec sleep 1000; fi; grep -q ') Z ' /proc/$(cat pid)/stat && echo alone > found || echo both > found",
+        dir.display()
+    );
+    let task = json!({"id": "t1", "resources": {"cpu": 1, "memory": "64MiB"}, "spec": {"command": ["sh", "-c", script]}});
+    submit(&server, dir, &[task]);
+    wait_for("it runs", || std::fs::read_to_string(dir.join("pid")).ok().filter(|pid| pid.ends_with('\n')));
+    first.pause();
+    let _second = runner(&server.url, "r2", dir, &["--cpu", "1"]);
+    let ended = server.wait_until("t1", "ended");
+    assert_eq!((&ended["outcome"], &ended["attempt"]), (&json!("succeeded"), &json!(2)), "{ended}");
+    assert_eq!(std::fs::read_to_string(dir.join("found")).expect("it was written"), "alone\n");
+    first.resume();
+    assert_eq!(first.terminate().code(), Some(0), "it comes to itself, gives back what it lost, and leaves");
+}
+
+#[test]
 fn a_stop_writes_a_last_turn_and_a_second_server_is_refused_the_table() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use longshore::model::*;
 use longshore::runner::backend::{Backend, ProcessBackend, Start, StopSender, Work, stops};
+use longshore::runner::boottime;
 use tempfile::TempDir;
 
 /// Set when this test binary is run again as a process that holds a back end.
 const INNER: &str = "LONGSHORE_TEST_INNER";
 
 fn backend() -> ProcessBackend {
-    ProcessBackend::new(Duration::from_millis(200)).expect("a thread can be started")
+    ProcessBackend::new(env!("CARGO_BIN_EXE_longshore"), Duration::from_millis(200))
+        .expect("its guard starts")
 }
 
 fn sh(script: &str) -> WorkOrder {
@@ -195,27 +197,92 @@ async fn work_whose_end_nobody_awaits_is_ended() {
     until("the process is gone", || !is_alive(&pid)).await;
 }
 
+/// Runs one test of this binary again, as a process of its own that is told `file`.
+fn inner(test: &str, file: &Path) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", test, "--nocapture"])
+        .env(INNER, file)
+        .spawn()
+        .expect("this binary starts again")
+}
+
+/// Work of two processes that write their numbers to `file` and beside it.
+fn two_processes(file: &std::ffi::OsStr) -> WorkOrder {
+    let file = Path::new(file).display();
+    sh(&format!("sleep 100 & echo $! > {file}.child; echo $$ > {file}; wait"))
+}
+
 #[tokio::test]
 async fn work_dies_with_the_process_that_holds_its_back_end() {
-    let directory = TempDir::new().expect("a directory");
-    let file = directory.path().join("pid");
     if let Some(file) = std::env::var_os(INNER) {
-        let script = format!("echo $$ > {}; exec sleep 100", Path::new(&file).display());
-        end_of(sh(&script)).await;
+        end_of(two_processes(&file)).await;
         return;
     }
-    let test = "work_dies_with_the_process_that_holds_its_back_end";
-    let mut inner = std::process::Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", test, "--nocapture"])
-        .env(INNER, &file)
-        .spawn()
-        .expect("this binary starts again");
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("pid");
+    let mut inner = inner("work_dies_with_the_process_that_holds_its_back_end", &file);
     until("the work runs", || pid_in(&file).is_some()).await;
-    let pid = pid_in(&file).expect("a pid");
+    let (pid, child) = (pid_in(&file), pid_in(&file.with_extension("child")));
+    let both = [pid.expect("a pid"), child.expect("a pid")];
     // Past its own end the thread that forked would have taken the work with it.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(is_alive(&pid));
+    assert!(both.iter().all(|pid| is_alive(pid)));
     inner.kill().expect("it can be killed");
     inner.wait().expect("it is gone");
-    until("the work is gone", || !is_alive(&pid)).await;
+    until("the work is gone, and what it started", || !both.iter().any(|pid| is_alive(pid))).await;
+}
+
+#[tokio::test]
+async fn work_of_a_stopped_runner_ends_at_its_deadline() {
+    if let Some(file) = std::env::var_os(INNER) {
+        let backend = backend();
+        backend.hold_until(boottime() + Duration::from_secs(100));
+        let (start, _stop) = start_of(two_processes(&file));
+        let work = backend.start(start).await.expect("it starts");
+        until("the work runs", || pid_in(Path::new(&file)).is_some()).await;
+        // The deadline of the last lease counts, not the longest.
+        backend.hold_until(boottime() + Duration::from_millis(300));
+        std::fs::write(Path::new(&file).with_extension("held"), "").expect("a file");
+        work.end.await;
+        return;
+    }
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("pid");
+    let mut inner = inner("work_of_a_stopped_runner_ends_at_its_deadline", &file);
+    until("the deadline is set", || file.with_extension("held").exists()).await;
+    let pid = rustix::process::Pid::from_child(&inner);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it can be stopped");
+    let both = [pid_in(&file).expect("a pid"), pid_in(&file.with_extension("child")).expect("a pid")];
+    until("the work is gone, and what it started", || !both.iter().any(|pid| is_alive(pid))).await;
+    inner.kill().expect("it can be killed");
+    inner.wait().expect("it is gone");
+}
+
+#[tokio::test]
+async fn work_that_the_guard_ended_has_no_result_of_its_own() {
+    let backend = backend();
+    let (start, _stop) = start_of(sh("sleep 100"));
+    let work = backend.start(start).await.expect("it starts");
+    backend.hold_until(boottime());
+    let end = work.end.await;
+    assert_eq!(
+        (end.outcome, text(&end)),
+        (AttemptOutcome::Cancelled, "stopped: ended by KILL without a grace")
+    );
+
+    let (start, _stop) = start_of(sh("sleep 100"));
+    let end = backend.start(start).await.expect("it starts").end.await;
+    assert_eq!(end.outcome, AttemptOutcome::Cancelled, "what begins later ends as well");
+    backend.hold_until(boottime() + Duration::from_secs(100));
+    let (start, _stop) = start_of(sh("sleep 0.2"));
+    let end = backend.start(start).await.expect("it starts").end.await;
+    assert_eq!(end.outcome, AttemptOutcome::Succeeded, "until there is a new lease");
+}
+
+#[tokio::test]
+async fn a_back_end_whose_guard_is_gone_is_broken() {
+    let backend = backend();
+    let guard = rustix::process::Pid::from_raw(backend.guard().pid()).expect("a pid");
+    rustix::process::kill_process(guard, rustix::process::Signal::KILL).expect("it can be killed");
+    assert_eq!(backend.broken().await, "the guard of its work is gone");
 }

@@ -1,6 +1,7 @@
 //! A whole runner against a small dispatcher that only keeps what it was told: the link's errors, the flow from
 //! assignment to report, and leaving.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::path::Path as FsPath;
 use std::sync::{Arc, Mutex};
@@ -202,7 +203,10 @@ async fn leave(State(shared): State<Shared>, Path(id): Path<String>, body: Bytes
 }
 
 fn processes() -> Arc<dyn Backend> {
-    Arc::new(ProcessBackend::new(Duration::from_secs(1)).expect("a thread can be started"))
+    Arc::new(
+        ProcessBackend::new(env!("CARGO_BIN_EXE_longshore"), Duration::from_secs(1))
+            .expect("its guard starts"),
+    )
 }
 
 fn is_alive(pid: &str) -> bool {
@@ -341,6 +345,9 @@ async fn what_a_runner_that_was_killed_left_behind_is_gone_before_the_next_one_r
     dispatcher.assign("t1", "1.5.0", &format!(r#"{{"command":["sh","-c","{script}"]}}"#));
     let pid = || std::fs::read_to_string(&child).ok().filter(|text| text.ends_with('\n'));
     dispatcher.until("it started", |heard| heard.reports.len() == 1 && pid().is_some()).await;
+    // Its guard is stopped, or nothing would be left.
+    let guard = guard_of(inner.id());
+    kill_process(guard, Signal::STOP).expect("it can be stopped");
     inner.kill().expect("it can be killed");
     inner.wait().expect("it is gone");
     let pid = pid().expect("a pid").trim().to_owned();
@@ -351,5 +358,19 @@ async fn what_a_runner_that_was_killed_left_behind_is_gone_before_the_next_one_r
     dispatcher.until("it registered", |heard| heard.registrations.len() == 2).await;
     assert_eq!(dispatcher.with(|heard| heard.was_there.clone()), [false, false]);
     assert!(dispatcher.with(|heard| heard.registrations[1].running.is_empty()));
+    kill_process(guard, Signal::KILL).expect("it can be killed");
     runner.leaves().await;
+}
+
+/// The guard that a runner's process has started.
+fn guard_of(runner: u32) -> Pid {
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_guard = |pid: &i32| {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let parent =
+            read("stat").rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        parent == Some(runner) && read("cmdline").ends_with("\0guard\0")
+    };
+    pids.find(is_guard).and_then(Pid::from_raw).expect("it has one")
 }

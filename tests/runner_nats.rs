@@ -43,7 +43,10 @@ fn offer() -> Arc<Offer> {
 }
 
 fn processes() -> Arc<dyn Backend> {
-    Arc::new(ProcessBackend::new(Duration::from_secs(1)).expect("a thread can be started"))
+    Arc::new(
+        ProcessBackend::new(env!("CARGO_BIN_EXE_longshore"), Duration::from_secs(1))
+            .expect("its guard starts"),
+    )
 }
 
 async fn link(dispatcher: &Dispatcher, url: &str) -> NatsLink {

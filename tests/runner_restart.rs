@@ -107,14 +107,18 @@ fn only_what_is_proven_to_be_left_behind_is_ended() {
     let (_, left) = open(&directory);
     assert_eq!(left.running, [(ours.clone(), group)]);
     let reaper = std::thread::spawn(move || left_behind.wait());
-    assert_eq!(left.running[0].1.end_left_behind(&ours).expect("it can be ended"), 1);
+    assert_eq!(left.running[0].1.end_left_behind("t1", ours.token).expect("it can be ended"), 1);
     assert!(!reaper.join().expect("no panic").expect("its end").success());
 
-    assert_eq!(other.end_left_behind(&ours).expect("nothing to end"), 0, "no mark of any token");
-    assert_eq!(third.end_left_behind(&ours).expect("nothing to end"), 0, "the mark of another token");
+    assert_eq!(other.end_left_behind("t1", ours.token).expect("nothing to end"), 0, "no mark of any token");
+    assert_eq!(
+        third.end_left_behind("t1", ours.token).expect("nothing to end"),
+        0,
+        "the mark of another token"
+    );
     let later = ProcessGroup { started: third.started + 1, ..third };
     assert_eq!(
-        later.end_left_behind(&held("t1", "1.9.0")).expect("nothing to end"),
+        later.end_left_behind("t1", "1.9.0".parse().expect("a token")).expect("nothing to end"),
         0,
         "the number was given again"
     );

@@ -15,6 +15,7 @@ mod doctor;
 pub mod embedded;
 mod events;
 mod failure;
+mod guard;
 mod intents;
 mod local;
 mod machine;
@@ -85,6 +86,8 @@ enum Command {
     Completions(completions::Completions),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    #[command(hide = true)]
+    Guard(guard::Guard),
 }
 
 /// How results are shown.
@@ -196,6 +199,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Completions(completions) => completions.run(),
         Command::Demo(demo) => whole(demo.run()),
         Command::Bench(bench) => whole(bench.run()),
+        Command::Guard(guard) => light(guard.run()),
     }
 }
 

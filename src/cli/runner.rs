@@ -16,6 +16,7 @@ use super::{LogArgs, key_value, machine, signals};
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
 use crate::model::{ClassId, GroupId, IntentId, Kind, Offer, QueueId, Resources, RunnerId};
+use crate::runner::backend::process::THIS_PROGRAM;
 use crate::runner::backend::{Backend, NoopBackend, ProcessBackend};
 use crate::runner::http::HttpLink;
 use crate::runner::link::Link;
@@ -202,7 +203,7 @@ impl BackendArg {
     fn open(self, grace: Duration) -> Result<Arc<dyn Backend>, Failure> {
         Ok(match self {
             BackendArg::Process => {
-                let backend = ProcessBackend::new(grace);
+                let backend = ProcessBackend::new(THIS_PROGRAM, grace);
                 Arc::new(
                     backend.map_err(|why| Failure::Broken(format!("start the process back end: {why}")))?,
                 )
@@ -226,6 +227,8 @@ fn price(text: &str) -> Result<f64, String> {
 fn said(why: RunnerError) -> Failure {
     match why {
         RunnerError::Refused { .. } => Failure::Usage(why.to_string()),
-        RunnerError::Outbox(_) | RunnerError::StillThere(_) => Failure::Broken(why.to_string()),
+        RunnerError::Outbox(_) | RunnerError::StillThere(_) | RunnerError::Backend { .. } => {
+            Failure::Broken(why.to_string())
+        }
     }
 }

@@ -104,6 +104,8 @@ pub enum RunnerError {
     Outbox(#[from] OutboxError),
     #[error(transparent)]
     StillThere(#[from] StillThere),
+    #[error("its back end broke: {why}; start the runner again")]
+    Backend { why: String },
     #[error("register runner {runner}: {why}")]
     Refused { runner: RunnerId, why: String },
 }
@@ -168,7 +170,7 @@ fn open(directory: &std::path::Path) -> Result<(Outbox, session::Restored), Runn
     let (outbox, left) = Outbox::open(directory)?;
     let mut gone = Vec::new();
     for (held, group) in left.running {
-        let ended = group.end_left_behind(&held)?;
+        let ended = group.end_left_behind(held.id.as_str(), held.token)?;
         if ended > 0 {
             tracing::warn!(task = %held.id, token = %held.token, processes = ended, "work an earlier start left was ended");
         }
@@ -207,6 +209,8 @@ impl Loop {
         let mut batch = Vec::new();
         let mut leaving = false;
         batch.push(Input::Tick);
+        let backend = self.running.backend().clone();
+        let mut broken = backend.broken();
         loop {
             if let Some(leave) = self.take(&mut batch) {
                 return self.farewell(leave, keeping).await;
@@ -222,8 +226,9 @@ impl Loop {
                 Some(why) = refusals.recv(), if !self.registered => {
                     return Err(RunnerError::Refused { runner: self.config.id, why });
                 }
-                // An outbox that cannot be written ends the runner: it could not keep its promises. Its work
+                // An outbox that cannot be written, or a back end that broke, ends the runner: it could not keep its promises. Its work
                 // ends with it.
+                why = &mut broken => return Err(RunnerError::Backend { why }),
                 ended = &mut keeping => {
                     return Ok(ended.expect("the outbox's duty does not panic")?);
                 }
@@ -244,7 +249,11 @@ impl Loop {
             if let Input::Ended { held, .. } = &input {
                 self.running.forget(held);
             }
-            for output in self.session.on(boottime(), input) {
+            let outputs = self.session.on(boottime(), input);
+            if let Some(until) = self.session.work_until() {
+                self.running.backend().hold_until(until);
+            }
+            for output in outputs {
                 farewell = self.carry_out(output, &mut inputs).or(farewell);
             }
         }

@@ -35,8 +35,8 @@ impl Running {
         Self { backend, url, inputs, keep, work: BTreeMap::new() }
     }
 
-    pub(super) fn backend(&self) -> &dyn Backend {
-        &*self.backend
+    pub(super) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
     }
 
     pub(super) fn start(&mut self, held: Held, assignment: &AssignmentMessage, order: Arc<WorkOrder>) {

@@ -220,6 +220,12 @@ impl Session {
         self.lease.as_ref().map(|lease| lease.until)
     }
 
+    /// Until when its work may run if this session is never asked again: later than it would end it itself, and earlier
+    /// than its lease is over.
+    pub fn work_until(&self) -> Option<Duration> {
+        self.lease.as_ref().map(|lease| (lease.until + self.lapse_at(lease)) / 2)
+    }
+
     /// Whether it is to ask for work now: not while more is unsaid than the dispatcher can be told at once.
     pub fn takes_work(&self) -> bool {
         self.lease.is_some() && self.leaving.is_none() && self.reports.len() < MOST_UNSAID

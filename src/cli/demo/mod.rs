@@ -24,6 +24,7 @@ use super::paper::{Ink, Paper, counted, text, took};
 use super::ps::standing;
 use super::submit::{Pack, Sent, ended_of};
 use super::{Form, signals};
+use crate::runner::backend::process::THIS_PROGRAM;
 use crate::runner::backend::{Backend, ProcessBackend};
 use crate::telemetry::logs::{self, Format, Level, Logging};
 use crate::wire::subject::{DEFAULT_POOL, Names};
@@ -179,7 +180,7 @@ impl Demo {
 }
 
 fn backend() -> Result<Arc<dyn Backend>, Failure> {
-    let backend = ProcessBackend::new(Duration::from_secs(2));
+    let backend = ProcessBackend::new(THIS_PROGRAM, Duration::from_secs(2));
     Ok(Arc::new(backend.map_err(|why| Failure::Broken(format!("start processes: {why}")))?))
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use crate::model::Held;
+use crate::model::Token;
 
 /// The variable that marks every process of an attempt.
 pub const MARKER: &str = "LONGSHORE_TOKEN";
@@ -52,6 +52,11 @@ impl ProcessGroup {
         stat(pid).map(|stat| Self { id: pid, started: stat.started })
     }
 
+    /// Whether its first process is there, running or unwaited-for.
+    pub(super) fn is_there(self) -> bool {
+        Self::of_leader(self.id) == Some(self)
+    }
+
     /// Sends a signal to all of the group; nobody being left is no error.
     ///
     /// The caller knows that the group is still its own: its first process has not been waited for.
@@ -77,13 +82,13 @@ impl ProcessGroup {
         }
     }
 
-    /// The processes of this group that carry the token of `held`.
-    pub fn processes_of(self, held: &Held) -> Vec<i32> {
+    /// The processes of this group that carry the token.
+    pub fn processes_of(self, token: Token) -> Vec<i32> {
         // If the number was given again to a new first process, the recorded group is gone.
         if stat(self.id).is_some_and(|leader| leader.started != self.started) {
             return Vec::new();
         }
-        let mark = format!("{MARKER}={}", held.token);
+        let mark = format!("{MARKER}={token}");
         pids().filter(|pid| self.has(*pid) && marked(*pid, mark.as_bytes())).collect()
     }
 
@@ -91,17 +96,17 @@ impl ProcessGroup {
         stat(pid).is_some_and(|stat| stat.group == self.id && stat.state != b'Z')
     }
 
-    /// Ends what is left of `held` in this group and waits until it is gone. Blocks.
-    pub fn end_left_behind(self, held: &Held) -> Result<usize, StillThere> {
+    /// Ends what is left of an attempt in this group and waits until it is gone. Blocks.
+    pub fn end_left_behind(self, task: &str, token: Token) -> Result<usize, StillThere> {
         let mut ended = 0;
         let mut waited = Duration::ZERO;
         loop {
-            let processes = self.processes_of(held);
+            let processes = self.processes_of(token);
             if processes.is_empty() {
                 return Ok(ended);
             }
             if waited >= GONE_WITHIN {
-                let (task, token) = (held.id.to_string(), held.token.to_string());
+                let (task, token) = (task.to_owned(), token.to_string());
                 return Err(StillThere { task, token, group: self.id, processes });
             }
             ended = ended.max(processes.len());

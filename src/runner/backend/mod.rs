@@ -8,6 +8,7 @@
 //! - dropping `end` ends the work without grace.
 
 pub mod group;
+pub mod guard;
 pub mod noop;
 pub mod output;
 pub mod process;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::model::{End, Held, Kind, WorkOrder};
 pub use group::ProcessGroup;
+pub use guard::Guard;
 pub use noop::NoopBackend;
 pub use process::ProcessBackend;
 
@@ -62,6 +64,15 @@ pub struct StartFailed {
 pub trait Backend: Send + Sync + 'static {
     /// Starts one attempt.
     async fn start(&self, start: Start) -> Result<Work, StartFailed>;
+
+    /// Lets its work run until then, counted from when the machine started; told before the first start and whenever it
+    /// changes. A back end that can have somebody end its work when this process cannot does so.
+    fn hold_until(&self, _until: Duration) {}
+
+    /// Resolves when it can keep its promises no longer, and says why: then the runner ends, and its work with it.
+    async fn broken(&self) -> String {
+        std::future::pending().await
+    }
 
     /// The end of work that needs no starting and no waiting. Most back ends have none.
     fn at_once(&self, _held: &Held) -> Option<End> {

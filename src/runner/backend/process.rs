@@ -1,14 +1,15 @@
 //! Runs a task's command as a process group of this machine. `spec.image` is ignored: there is no container.
 //!
 //! Law: nothing of an attempt outlives its end. The group is ended when its first process has ended, while that
-//! process is still unwaited-for, so that the group's number cannot have been given to anybody else. If the
-//! runner dies, the kernel ends the first process; the next start of the runner ends the rest.
+//! process is still unwaited-for, so that the group's number cannot have been given to anybody else. If the runner
+//! stops or dies, its guard ends every group; what even that leaves, the next start of the runner ends.
 //!
 //! The command gets the runner's own environment, over it the task's, over that `LONGSHORE_*`.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::guard::{Beginning, Guard};
 use super::output::{KEPT_BYTES, Output};
 use super::{Backend, ProcessGroup, Start, StartFailed, Stops, Work, group};
 use crate::model::{AttemptOutcome, End, Kind, Traceparent, WorkOrder, time::format_span};
@@ -29,10 +31,14 @@ use crate::model::{AttemptOutcome, End, Kind, Traceparent, WorkOrder, time::form
 /// the pipe open for ever.
 const READ_ON: Duration = Duration::from_secs(1);
 
+/// The program that runs, by a name that stays right if its file is replaced.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// Runs commands as processes.
 #[derive(Debug, Clone)]
 pub struct ProcessBackend {
     spawner: mpsc::Sender<Order>,
+    guard: Guard,
     /// Between TERM and KILL of work that has run out of its time.
     timeout_grace: Duration,
 }
@@ -43,11 +49,14 @@ struct Order {
 }
 
 impl ProcessBackend {
-    /// Starts the thread that starts processes.
+    /// Starts `program` as the guard of its work, and the thread that starts processes. `program` is the `longshore`
+    /// binary, or any whose main gives itself to [`guard::stand`](super::guard::stand) when it is called as
+    /// `program guard`; [`THIS_PROGRAM`] where that is the running one. Blocks until the guard is there.
     ///
     /// The kernel ends a process when the *thread* that started it ends, so one thread starts them all; it
     /// lives as long as this back end or any of its work.
-    pub fn new(timeout_grace: Duration) -> io::Result<Self> {
+    pub fn new(program: impl AsRef<Path>, timeout_grace: Duration) -> io::Result<Self> {
+        let guard = Guard::start(program.as_ref())?;
         let (spawner, orders) = mpsc::channel::<Order>();
         std::thread::Builder::new().name("longshore-start".to_owned()).spawn(move || {
             for Order { mut command, answer } in orders {
@@ -59,7 +68,12 @@ impl ProcessBackend {
                 }
             }
         })?;
-        Ok(Self { spawner, timeout_grace })
+        Ok(Self { spawner, guard, timeout_grace })
+    }
+
+    /// The guard of its work.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     async fn spawn(&self, command: Command) -> io::Result<Child> {
@@ -88,12 +102,14 @@ impl Backend for ProcessBackend {
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = command(&start, program);
         command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(failed)?).stderr(writer);
-        die_with_this_process(&mut command);
-        let child = Leader::of(self.spawn(command).await.map_err(failed)?).map_err(failed)?;
+        begin_guarded(&mut command, self.guard.begins(start.held.token));
+        let child = self.spawn(command).await.map_err(failed)?;
+        let child = Leader::of(child, self.guard.clone()).map_err(failed)?;
         let output = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
         let watch = Watch {
             group: child.group,
             leader: child,
+            guard: self.guard.clone(),
             output: Output::of(output),
             stops: start.stops,
             limit: order.timeout,
@@ -101,6 +117,15 @@ impl Backend for ProcessBackend {
             _spawner: self.spawner.clone(),
         };
         Ok(Work { group: Some(watch.group), end: Box::pin(watch.until_end()) })
+    }
+
+    fn hold_until(&self, until: Duration) {
+        self.guard.hold_until(until);
+    }
+
+    async fn broken(&self) -> String {
+        self.guard.gone().await;
+        "the guard of its work is gone".to_owned()
     }
 }
 
@@ -134,18 +159,18 @@ fn command(start: &Start, program: &str) -> Command {
     command
 }
 
-/// Has the kernel end the process when the thread that starts it ends.
+/// Has the process tell the guard of itself, and the kernel end it when the thread that starts it ends.
 #[allow(unsafe_code)]
-fn die_with_this_process(command: &mut Command) {
+fn begin_guarded(command: &mut Command, mut beginning: Beginning) {
     let parent = rustix::process::getpid();
-    // SAFETY: between fork and exec the closure makes two system calls through rustix and neither allocates,
+    // SAFETY: between fork and exec the closure makes a few system calls through rustix and neither allocates,
     // locks nor unwinds, so it is safe in a child of a process with several threads.
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // The parent may have died before the line above: then the signal will never come.
             if rustix::process::getppid() == Some(parent) {
-                Ok(())
+                beginning.say()
             } else {
                 Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
             }
@@ -166,18 +191,21 @@ struct Leader {
     child: Option<Child>,
     ended: AsyncFd<OwnedFd>,
     group: ProcessGroup,
+    guard: Guard,
 }
 
 impl Leader {
-    fn of(mut child: Child) -> io::Result<Self> {
+    fn of(mut child: Child, guard: Guard) -> io::Result<Self> {
         let pid = rustix::process::Pid::from_child(&child);
         let watched =
             rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from).and_then(watched);
         let group = ProcessGroup::of_leader(pid.as_raw_pid());
         match (watched, group) {
-            (Ok(ended), Some(group)) => Ok(Self { child: Some(child), ended, group }),
+            (Ok(ended), Some(group)) => Ok(Self { child: Some(child), ended, group, guard }),
             (watched, _) => {
-                ProcessGroup { id: pid.as_raw_pid(), started: 0 }.signal(Signal::KILL);
+                let group = ProcessGroup { id: pid.as_raw_pid(), started: 0 };
+                group.signal(Signal::KILL);
+                guard.over(group);
                 let _ = child.wait();
                 Err(watched.err().unwrap_or_else(|| io::Error::other("/proc does not show the process")))
             }
@@ -194,16 +222,21 @@ impl Leader {
 
     /// Ends what is left of the group and takes the status of its first process.
     fn finish(mut self) -> io::Result<ExitStatus> {
-        self.group.signal(Signal::KILL);
         let mut child = self.child.take().expect("a leader is finished once");
+        self.end_group();
         child.wait()
+    }
+
+    fn end_group(&self) {
+        self.group.signal(Signal::KILL);
+        self.guard.over(self.group);
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            self.group.signal(Signal::KILL);
+            self.end_group();
             // It ends now; waiting for it keeps its number from lingering and must not hold up the runtime.
             std::thread::spawn(move || child.wait());
         }
@@ -221,6 +254,7 @@ fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 struct Watch {
     leader: Leader,
     group: ProcessGroup,
+    guard: Guard,
     output: Output,
     stops: Stops,
     limit: Option<Duration>,
@@ -254,6 +288,9 @@ impl Watch {
                 }
                 () = self.output.drain() => {}
             }
+        }
+        if made.is_none() && self.guard.is_over() {
+            made = Some(Made { timed_out: false, grace: Duration::ZERO, end_at: None });
         }
         let status = self.leader.finish();
         self.group.until_gone().await;

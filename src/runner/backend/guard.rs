@@ -1,0 +1,299 @@
+//! The guard: a small process beside the runner that ends its work when the runner cannot.
+//!
+//! Law: no process group that the guard was told of runs past the deadline it was last given, nor past the end of the
+//! process that gave it. The deadline counts on the clock that goes on through suspension. A group is told of by its
+//! first process itself, before it becomes the command: whenever the runner stops, the guard knows what runs.
+//!
+//! The runner holds one end of a socket, the guard the other as its standard input. Whole notes of one size go one
+//! way; a runner that is gone is the end of the stream. A guard that is gone ends the runner.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::net::SendFlags;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::ProcessGroup;
+use crate::model::Token;
+use crate::runner::boottime;
+
+/// The argument that makes a program of ours the guard.
+pub const WORD: &str = "guard";
+/// How long a guard may take to say that it is there.
+const THERE_WITHIN: Duration = Duration::from_secs(10);
+/// The longest sleep: timers do not count suspension, the deadline does.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+/// How often groups are ended again that should be gone.
+const END_AGAIN: Duration = Duration::from_millis(50);
+/// With so many groups those are looked for that are gone without a word.
+const MANY: usize = 1_024;
+const HELLO: u8 = b'!';
+
+/// Bytes of one note.
+const SIZE: usize = 32;
+
+/// What a guard is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Note {
+    /// Work may run until then, since the machine started.
+    Until(Duration),
+    /// A group begins, whose processes carry the token.
+    Begins { group: i32, token: Token },
+    /// A group was ended; its number may be given to others from now on.
+    Over { group: i32 },
+}
+
+type Bytes = [u8; SIZE];
+
+impl Note {
+    fn bytes(self) -> Bytes {
+        let (word, group, long, other, short) = match self {
+            Note::Until(until) => (0, 0, u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), 0, 0),
+            Note::Begins { group, token } => (1, group, token.turn, token.epoch, token.index),
+            Note::Over { group } => (2, group, 0, 0, 0),
+        };
+        let mut bytes = [0; SIZE];
+        bytes[..4].copy_from_slice(&u32::to_le_bytes(word));
+        bytes[4..8].copy_from_slice(&i32::to_le_bytes(group));
+        bytes[8..16].copy_from_slice(&u64::to_le_bytes(long));
+        bytes[16..20].copy_from_slice(&u32::to_le_bytes(other));
+        bytes[20..24].copy_from_slice(&u32::to_le_bytes(short));
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let four = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).expect("four bytes");
+        let group = i32::from_le_bytes(four(4));
+        let long = u64::from_le_bytes(bytes[8..16].try_into().expect("eight bytes"));
+        Some(match u32::from_le_bytes(four(0)) {
+            0 => Note::Until(Duration::from_nanos(long)),
+            1 => {
+                let (epoch, index) = (u32::from_le_bytes(four(16)), u32::from_le_bytes(four(20)));
+                Note::Begins { group, token: Token { epoch, turn: long, index } }
+            }
+            2 => Note::Over { group },
+            _ => return None,
+        })
+    }
+}
+
+/// The runner's end.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    line: Arc<UnixStream>,
+    /// In nanoseconds since the machine started.
+    until: Arc<AtomicU64>,
+    gone: CancellationToken,
+    pid: i32,
+}
+
+/// What a process says of itself before it becomes the command of an attempt.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    line: Arc<UnixStream>,
+    note: Bytes,
+}
+
+impl Beginning {
+    /// Says it. Allocates nothing and locks nothing, so that a process that was just forked may call it.
+    pub(super) fn say(&mut self) -> io::Result<()> {
+        let group = rustix::process::getpid().as_raw_pid();
+        self.note[4..8].copy_from_slice(&group.to_le_bytes());
+        send(&self.line, &self.note)
+    }
+}
+
+impl Guard {
+    /// Starts `program guard` and waits until it is there. Blocks.
+    pub fn start(program: &Path) -> io::Result<Self> {
+        let (line, its) = UnixStream::pair()?;
+        let mut child = Command::new(program)
+            .arg(WORD)
+            .stdin(Stdio::from(OwnedFd::from(its)))
+            .stdout(Stdio::null())
+            // What ends a whole terminal's group does not end the guard before the runner.
+            .process_group(0)
+            .spawn()
+            .map_err(|why| {
+                io::Error::new(why.kind(), format!("start {} {WORD}: {why}", program.display()))
+            })?;
+        let pid = rustix::process::Pid::from_child(&child).as_raw_pid();
+        let gone = CancellationToken::new();
+        let ended = gone.clone();
+        std::thread::Builder::new().name("longshore-guard".to_owned()).spawn(move || {
+            let _ = child.wait();
+            ended.cancel();
+        })?;
+        let mut hello = [0];
+        line.set_read_timeout(Some(THERE_WITHIN))?;
+        (&line).read_exact(&mut hello).map_err(|why| {
+            io::Error::new(why.kind(), format!("{} {WORD} does not answer: {why}", program.display()))
+        })?;
+        line.set_nonblocking(true)?;
+        Ok(Self { line: Arc::new(line), until: Arc::new(AtomicU64::new(u64::MAX)), gone, pid })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets all work run until then, counted from when the machine started.
+    pub(super) fn hold_until(&self, until: Duration) {
+        let nanos = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+        if self.until.swap(nanos, Ordering::Relaxed) != nanos {
+            self.tell(Note::Until(until));
+        }
+    }
+
+    /// Whether the guard has ended all work by now.
+    pub(super) fn is_over(&self) -> bool {
+        boottime() >= Duration::from_nanos(self.until.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn begins(&self, token: Token) -> Beginning {
+        Beginning { line: self.line.clone(), note: Note::Begins { group: 0, token }.bytes() }
+    }
+
+    /// A group was ended. To be said while its first process is unwaited-for.
+    pub(super) fn over(&self, group: ProcessGroup) {
+        self.tell(Note::Over { group: group.id });
+    }
+
+    /// Waits until the guard is gone, or no longer listens.
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    fn tell(&self, note: Note) {
+        if let Err(why) = send(&self.line, &note.bytes()) {
+            tracing::error!(%why, "the guard of this runner's work cannot be told");
+            self.gone.cancel();
+        }
+    }
+}
+
+/// Sends one note whole, or fails at once.
+fn send(line: &UnixStream, note: &Bytes) -> io::Result<()> {
+    match rustix::net::send(line, note, SendFlags::NOSIGNAL) {
+        Ok(SIZE) => Ok(()),
+        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        Err(why) => Err(why.into()),
+    }
+}
+
+/// The groups a guard knows, and until when they may run.
+#[derive(Debug)]
+struct Watched {
+    until: Duration,
+    groups: BTreeMap<i32, (ProcessGroup, Token)>,
+    many: usize,
+}
+
+impl Watched {
+    fn take(&mut self, note: Note) {
+        match note {
+            Note::Until(until) => self.until = until,
+            Note::Begins { group, token } => {
+                if self.groups.len() >= self.many {
+                    self.groups.retain(|_, (group, _)| group.is_there());
+                    self.many = MANY.max(2 * self.groups.len());
+                }
+                // One that is gone already needs no guard.
+                if let Some(found) = ProcessGroup::of_leader(group) {
+                    self.groups.insert(group, (found, token));
+                }
+            }
+            Note::Over { group } => {
+                self.groups.remove(&group);
+            }
+        }
+    }
+
+    /// How long nothing happens by itself.
+    fn pause(&self) -> Duration {
+        let left = self.until.saturating_sub(boottime());
+        if left.is_zero() { END_AGAIN } else { left.min(LONGEST_SLEEP) }
+    }
+
+    fn end_what_is_over(&self) {
+        if boottime() < self.until {
+            return;
+        }
+        // A first process that is there has not been waited for: its number is still its own. One that could not become
+        // its command is gone without a word.
+        let there = self.groups.values().filter(|(group, _)| group.is_there());
+        there.for_each(|(group, _)| group.signal(Signal::KILL));
+    }
+}
+
+/// Is the guard until the other end of standard input is gone, and ends what is left then.
+pub async fn stand() -> io::Result<()> {
+    // Whoever ends the runner means the runner: it says itself when nothing is left to guard.
+    let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let line = std::io::stdin();
+    let line = UnixStream::from(rustix::io::dup(&line)?);
+    line.set_nonblocking(true)?;
+    let mut line = tokio::net::UnixStream::from_std(line)?;
+    line.ready(Interest::WRITABLE).await?;
+    line.try_write(&[HELLO])?;
+    let mut watched = Watched { until: Duration::MAX, groups: BTreeMap::new(), many: MANY };
+    let (mut read, mut filled) = ([0; 256 * SIZE], 0);
+    loop {
+        tokio::select! {
+            count = line.read(&mut read[filled..]) => {
+                let count = count.unwrap_or(0);
+                if count == 0 {
+                    break;
+                }
+                filled += count;
+                let notes = read[..filled].chunks_exact(SIZE);
+                notes.clone().filter_map(Note::read).for_each(|note| watched.take(note));
+                let rest = notes.remainder().len();
+                read.copy_within(filled - rest..filled, 0);
+                filled = rest;
+            }
+            () = tokio::time::sleep(watched.pause()) => {}
+        }
+        watched.end_what_is_over();
+    }
+    // The runner is gone, and nobody keeps numbers from being given again: only what proves to be its work is ended.
+    for (group, token) in watched.groups.into_values() {
+        let left = group.processes_of(token);
+        let _ = group.end_left_behind("", token).inspect_err(|why| eprintln!("{why}"));
+        if !left.is_empty() {
+            eprintln!("the runner is gone: ended {} processes of attempt {token}", left.len());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_as_they_were_written() {
+        let token = Token { epoch: 3, turn: 1 << 40, index: 7 };
+        let notes = [
+            Note::Until(Duration::from_nanos(123_456_789_012)),
+            Note::Begins { group: 4711, token },
+            Note::Over { group: 4711 },
+        ];
+        for note in notes {
+            assert_eq!(Note::read(&note.bytes()), Some(note));
+        }
+        assert_eq!(Note::read(&[9; SIZE]), None);
+    }
+}
