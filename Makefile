@@ -2,6 +2,8 @@
 
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+# The stories of the back end `docker` need a container engine; without one they are shown as skipped.
+ENGINE := $(shell docker info >/dev/null 2>&1 && echo yes)
 
 .PHONY: demo test fast check sim bench up tools
 
@@ -10,14 +12,20 @@ demo:            ## the main job, in one process on real parts
 
 test: tools      ## everything; brings what the tests need
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --no-fail-fast
+	cargo nextest run --no-fail-fast $(if $(ENGINE),--run-ignored all)
 else
-	cargo test --no-fail-fast
+	cargo test --no-fail-fast $(if $(ENGINE),-- --include-ignored)
+endif
+ifneq ($(ENGINE),yes)
+	@echo "No container engine answers: the stories of the back end docker were skipped."
 endif
 
 tools:           ## a nats-server that is new enough, and a Python with what the examples need, for the tests
 	@scripts/nats-server.sh
 	@scripts/python-examples.sh
+ifeq ($(ENGINE),yes)
+	@scripts/test-image.sh
+endif
 
 fast:            ## the decisions alone, in seconds
 	cargo test --test behaviour --test submission --test runner_session --test architecture

@@ -17,7 +17,7 @@ use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
 use crate::model::{ClassId, GroupId, IntentId, Kind, Offer, QueueId, Resources, RunnerId};
 use crate::runner::backend::process::THIS_PROGRAM;
-use crate::runner::backend::{Backend, NoopBackend, ProcessBackend};
+use crate::runner::backend::{Backend, DockerBackend, NoopBackend, ProcessBackend, docker};
 use crate::runner::http::HttpLink;
 use crate::runner::link::Link;
 use crate::runner::nats::NatsLink;
@@ -86,6 +86,8 @@ pub(super) struct Runner {
     /// What runs the work
     #[arg(long, value_enum, default_value_t = BackendArg::Process)]
     backend: BackendArg,
+    #[command(flatten)]
+    docker: DockerArgs,
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
@@ -106,8 +108,38 @@ enum KindArg {
 pub(super) enum BackendArg {
     /// Each task's command, as a process group of this machine
     Process,
+    /// Each task's image and command, as a container of Docker or Podman
+    Docker,
     /// Nothing: each task has succeeded at once
     Noop,
+}
+
+/// How the back end `docker` makes containers.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct DockerArgs {
+    /// The engine's socket [default: unix:///var/run/docker.sock]
+    #[arg(long = "docker", value_name = "SOCKET", env = "DOCKER_HOST", hide_env_values = true)]
+    host: Option<String>,
+    /// When images are fetched
+    #[arg(long, value_enum, default_value_t = PullArg::Missing)]
+    pull: PullArg,
+    /// A directory that tasks may mount, with what lies in it [default: none]
+    #[arg(long = "mount", value_name = "DIR")]
+    mounts: Vec<PathBuf>,
+    /// The network containers join [default: the engine's]
+    #[arg(long)]
+    network: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum PullArg {
+    /// When the engine does not have it
+    #[default]
+    Missing,
+    /// Before every start
+    Always,
+    /// Never
+    Never,
 }
 
 impl Runner {
@@ -115,7 +147,7 @@ impl Runner {
         logs::install(self.log.logging());
         let config = self.config()?;
         let (link, server) = self.link(&config.id).await?;
-        let backend = self.backend.open(self.grace)?;
+        let backend = self.open_backend(&config.id).await?;
         let stop = signals::stop_asked()?;
         if self.leave_on_eof {
             signals::stop_at_end_of_input(&stop);
@@ -139,6 +171,33 @@ impl Runner {
         let connection = named.connect().await?;
         let link = NatsLink::open(connection, named.names.clone(), id, told).await;
         Ok((Arc::new(link.map_err(|why| Failure::Broken(why.to_string()))?), named.place()))
+    }
+
+    async fn open_backend(&self, id: &RunnerId) -> Result<Arc<dyn Backend>, Failure> {
+        let broken = |name: &str, why: String| Failure::Broken(format!("--backend {name}: {why}"));
+        Ok(match self.backend {
+            BackendArg::Process => {
+                let backend = ProcessBackend::new(THIS_PROGRAM, self.grace);
+                Arc::new(backend.map_err(|why| broken("process", why.to_string()))?)
+            }
+            BackendArg::Docker => {
+                let mut settings =
+                    docker::Settings { timeout_grace: self.grace, ..docker::Settings::new(id.clone()) };
+                settings.mounts.clone_from(&self.docker.mounts);
+                settings.network.clone_from(&self.docker.network);
+                if let Some(host) = &self.docker.host {
+                    settings.host.clone_from(host);
+                }
+                settings.pull = match self.docker.pull {
+                    PullArg::Missing => docker::Pull::Missing,
+                    PullArg::Always => docker::Pull::Always,
+                    PullArg::Never => docker::Pull::Never,
+                };
+                let backend = DockerBackend::new(THIS_PROGRAM, settings).await;
+                Arc::new(backend.map_err(|why| broken("docker", why))?)
+            }
+            BackendArg::Noop => Arc::new(NoopBackend),
+        })
     }
 
     fn config(&self) -> Result<RunnerConfig, Failure> {
@@ -196,20 +255,6 @@ impl KindArg {
             KindArg::Job => Kind::Job,
             KindArg::Build => Kind::Build,
         }
-    }
-}
-
-impl BackendArg {
-    fn open(self, grace: Duration) -> Result<Arc<dyn Backend>, Failure> {
-        Ok(match self {
-            BackendArg::Process => {
-                let backend = ProcessBackend::new(THIS_PROGRAM, grace);
-                Arc::new(
-                    backend.map_err(|why| Failure::Broken(format!("start the process back end: {why}")))?,
-                )
-            }
-            BackendArg::Noop => Arc::new(NoopBackend),
-        })
     }
 }
 

@@ -29,4 +29,6 @@ pub struct WorkOrder {
     pub command: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub workdir: Option<String>,
+    /// What a container is to see of the machine, each as `source:target` or `source:target:ro`.
+    pub mounts: Vec<String>,
 }

@@ -104,7 +104,7 @@ pub enum RunnerError {
     Outbox(#[from] OutboxError),
     #[error(transparent)]
     StillThere(#[from] StillThere),
-    #[error("its back end broke: {why}; start the runner again")]
+    #[error("its back end: {why}; start the runner again")]
     Backend { why: String },
     #[error("register runner {runner}: {why}")]
     Refused { runner: RunnerId, why: String },
@@ -137,6 +137,10 @@ impl Runner {
         let directory = self.config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open(&directory)).await;
         let (outbox, restored) = opened.expect("opening the outbox does not panic")?;
+        let left = self.backend.clean_up().await.map_err(|why| RunnerError::Backend { why })?;
+        if left > 0 {
+            tracing::warn!(runner = %self.config.id, left, "containers an earlier start left were removed");
+        }
         let session = Session::new(self.config.session(), restored, boottime());
         let (inputs, arriving) = mpsc::unbounded_channel();
         let (keep, kept) = mpsc::unbounded_channel();

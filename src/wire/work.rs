@@ -10,6 +10,8 @@ use crate::model::{Traceparent, WorkOrder};
 
 /// The most arguments of a command, and the most variables of an environment.
 const MOST_ARGUMENTS: usize = 65_536;
+/// The most mounts of a container.
+const MOST_MOUNTS: usize = 100;
 
 /// Reads a task's JSON.
 pub fn read_work(task: &str) -> Result<WorkOrder, Malformed> {
@@ -31,12 +33,20 @@ pub fn read_work(task: &str) -> Result<WorkOrder, Malformed> {
     order.image = spec.text("image")?.map(Into::into);
     order.workdir = spec.text("workdir")?.map(str::to_owned);
     order.env = read_env(&spec)?;
-    for (place, argument) in spec.list("command", MOST_ARGUMENTS)?.iter().enumerate() {
-        let path = format!("{}[{place}]", spec.path("command"));
-        let text = argument.as_str().ok_or_else(|| Malformed::value(&path, argument, "expected a text"))?;
-        order.command.push(text.to_owned());
-    }
+    order.command = texts(&spec, "command", MOST_ARGUMENTS)?;
+    order.mounts = texts(&spec, "mounts", MOST_MOUNTS)?;
     Ok(order)
+}
+
+fn texts(spec: &Fields<'_>, name: &str, most: usize) -> Result<Vec<String>, Malformed> {
+    let items = spec.list(name, most)?.iter().enumerate();
+    items
+        .map(|(place, item)| {
+            let path = || format!("{}[{place}]", spec.path(name));
+            let text = item.as_str().ok_or_else(|| Malformed::value(path(), item, "expected a text"))?;
+            Ok(text.to_owned())
+        })
+        .collect()
 }
 
 fn read_env(spec: &Fields<'_>) -> Result<BTreeMap<String, String>, Malformed> {

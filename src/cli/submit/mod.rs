@@ -36,6 +36,7 @@ const SHOWN: usize = 20;
 Examples:
   longshore submit --wait -- make test
   longshore submit --cpu 4 --memory 8GiB --arch arm64 -- ./build.sh
+  longshore submit --image alpine:3 --memory 64MiB -- echo hello
   longshore submit tasks.ndjson
   generate-tasks | longshore submit - --wait")]
 pub(super) struct Submit {
@@ -90,6 +91,15 @@ struct Asked {
     /// A variable for the command
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
     env: Vec<(String, String)>,
+    /// The image it runs in, where runners run containers
+    #[arg(long)]
+    image: Option<String>,
+    /// A directory of the runner's machine that the container sees, if the runner allows it
+    #[arg(long = "mount", value_name = "SOURCE:TARGET[:ro]", requires = "image")]
+    mounts: Vec<String>,
+    /// The directory it runs in
+    #[arg(long)]
+    workdir: Option<String>,
     /// How long it may run, like 90s or 1h
     #[arg(long, value_parser = |text: &str| parse_span(text).map(|_| text.to_owned()))]
     timeout: Option<String>,
@@ -139,12 +149,12 @@ impl Asked {
         let labels: BTreeMap<_, _> = self.labels.iter().cloned().collect();
         put("labels", (!labels.is_empty()).then(|| json!(labels)));
         let env: BTreeMap<_, _> = self.env.iter().cloned().collect();
-        let spec = if env.is_empty() {
-            json!({"command": command})
-        } else {
-            json!({"command": command, "env": env})
-        };
-        put("spec", Some(spec));
+        let mut spec = Map::from_iter([("command".to_owned(), json!(command))]);
+        spec.extend(self.image.clone().map(|image| ("image".to_owned(), image.into())));
+        spec.extend(self.workdir.clone().map(|workdir| ("workdir".to_owned(), workdir.into())));
+        spec.extend((!env.is_empty()).then(|| ("env".to_owned(), json!(env))));
+        spec.extend((!self.mounts.is_empty()).then(|| ("mounts".to_owned(), json!(self.mounts))));
+        put("spec", Some(spec.into()));
         task.into()
     }
 }

@@ -22,9 +22,11 @@ use rustix::net::SendFlags;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::ProcessGroup;
+use super::docker::Containers;
 use crate::model::Token;
 use crate::runner::boottime;
 
@@ -115,11 +117,12 @@ impl Beginning {
 }
 
 impl Guard {
-    /// Starts `program guard` and waits until it is there. Blocks.
-    pub fn start(program: &Path) -> io::Result<Self> {
+    /// Starts `program guard` with these arguments and waits until it is there. Blocks.
+    pub fn start(program: &Path, arguments: &[String]) -> io::Result<Self> {
         let (line, its) = UnixStream::pair()?;
         let mut child = Command::new(program)
             .arg(WORD)
+            .args(arguments)
             .stdin(Stdio::from(OwnedFd::from(its)))
             .stdout(Stdio::null())
             // What ends a whole terminal's group does not end the guard before the runner.
@@ -227,10 +230,11 @@ impl Watched {
         if left.is_zero() { END_AGAIN } else { left.min(LONGEST_SLEEP) }
     }
 
-    fn end_what_is_over(&self) {
-        if boottime() < self.until {
-            return;
-        }
+    fn is_over(&self) -> bool {
+        boottime() >= self.until
+    }
+
+    fn end(&self) {
         // A first process that is there has not been waited for: its number is still its own. One that could not become
         // its command is gone without a word.
         let there = self.groups.values().filter(|(group, _)| group.is_there());
@@ -238,8 +242,9 @@ impl Watched {
     }
 }
 
-/// Is the guard until the other end of standard input is gone, and ends what is left then.
-pub async fn stand() -> io::Result<()> {
+/// Is the guard until the other end of standard input is gone, and ends what is left then: processes, and containers if
+/// it is to guard any.
+pub async fn stand(containers: Option<Containers>) -> io::Result<()> {
     // Whoever ends the runner means the runner: it says itself when nothing is left to guard.
     let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
     let line = std::io::stdin();
@@ -249,6 +254,7 @@ pub async fn stand() -> io::Result<()> {
     line.ready(Interest::WRITABLE).await?;
     line.try_write(&[HELLO])?;
     let mut watched = Watched { until: Duration::MAX, groups: BTreeMap::new(), many: MANY };
+    let mut ending: Option<JoinHandle<Result<(), String>>> = None;
     let (mut read, mut filled) = ([0; 256 * SIZE], 0);
     loop {
         tokio::select! {
@@ -266,7 +272,15 @@ pub async fn stand() -> io::Result<()> {
             }
             () = tokio::time::sleep(watched.pause()) => {}
         }
-        watched.end_what_is_over();
+        if !watched.is_over() {
+            continue;
+        }
+        watched.end();
+        if let Some(containers) = containers.clone()
+            && ending.as_ref().is_none_or(JoinHandle::is_finished)
+        {
+            ending = Some(tokio::spawn(async move { containers.end().await }));
+        }
     }
     // The runner is gone, and nobody keeps numbers from being given again: only what proves to be its work is ended.
     for (group, token) in watched.groups.into_values() {
@@ -275,6 +289,9 @@ pub async fn stand() -> io::Result<()> {
         if !left.is_empty() {
             eprintln!("the runner is gone: ended {} processes of attempt {token}", left.len());
         }
+    }
+    if let Some(containers) = containers {
+        containers.remove().await.map_err(io::Error::other)?;
     }
     Ok(())
 }

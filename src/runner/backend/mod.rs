@@ -7,12 +7,15 @@
 //!   whatever was asked at that moment;
 //! - dropping `end` ends the work without grace.
 
+pub mod docker;
+mod ending;
 pub mod group;
 pub mod guard;
 pub mod noop;
 pub mod output;
 pub mod process;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +23,8 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::model::{End, Held, Kind, WorkOrder};
+use crate::model::{End, Held, Kind, Traceparent, WorkOrder};
+pub use docker::DockerBackend;
 pub use group::ProcessGroup;
 pub use guard::Guard;
 pub use noop::NoopBackend;
@@ -36,6 +40,31 @@ pub struct Start {
     pub url: Option<Arc<str>>,
     pub order: Arc<WorkOrder>,
     pub stops: Stops,
+}
+
+impl Start {
+    /// What the work finds in its environment: what its order says, over that what it is told of itself.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::new();
+        if let Some(trace) = &self.order.traceparent {
+            all.insert(Traceparent::VARIABLE.to_owned(), trace.to_string());
+        }
+        all.extend(self.order.env.clone());
+        all.remove("LONGSHORE_BUILD");
+        let build = match self.kind {
+            Kind::Build => Some(&self.held.id),
+            Kind::Job => self.order.build.as_ref(),
+        };
+        let own = [
+            ("LONGSHORE_TASK", Some(self.held.id.to_string())),
+            ("LONGSHORE_ATTEMPT", Some(self.attempt.to_string())),
+            (group::MARKER, Some(self.held.token.to_string())),
+            ("LONGSHORE_BUILD", build.map(ToString::to_string)),
+            ("LONGSHORE_URL", self.url.as_deref().map(str::to_owned)),
+        ];
+        all.extend(own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        all
+    }
 }
 
 /// Work that was started.
@@ -64,6 +93,12 @@ pub struct StartFailed {
 pub trait Backend: Send + Sync + 'static {
     /// Starts one attempt.
     async fn start(&self, start: Start) -> Result<Work, StartFailed>;
+
+    /// Ends what an earlier start of this runner left running here, and says how much that was. Called before anything
+    /// is started.
+    async fn clean_up(&self) -> Result<usize, String> {
+        Ok(0)
+    }
 
     /// Lets its work run until then, counted from when the machine started; told before the first start and whenever it
     /// changes. A back end that can have somebody end its work when this process cannot does so.

@@ -12,16 +12,41 @@ pub const KEPT_BYTES: usize = 4096;
 /// How much of the output is kept, in lines.
 pub const KEPT_LINES: usize = 40;
 
-/// The end of what was written so far.
+/// The last lines of what was written so far.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    kept: VecDeque<u8>,
+}
+
+impl Tail {
+    /// Takes in what was written next.
+    pub(super) fn keep(&mut self, read: &[u8]) {
+        let read = &read[read.len().saturating_sub(KEPT_BYTES)..];
+        let too_many = (self.kept.len() + read.len()).saturating_sub(KEPT_BYTES);
+        self.kept.drain(..too_many);
+        self.kept.extend(read);
+    }
+
+    /// The last lines, at most `most` bytes of them.
+    pub(super) fn text(&self, most: usize) -> String {
+        let bytes: Vec<u8> = self.kept.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end();
+        let from = text.rmatch_indices('\n').nth(KEPT_LINES - 1).map_or(0, |(at, _)| at + 1);
+        crate::wire::message::tail(&text[from..], most).to_owned()
+    }
+}
+
+/// A pipe that is read to its end, and its tail.
 #[derive(Debug)]
 pub(super) struct Output {
     pipe: Option<Receiver>,
-    kept: VecDeque<u8>,
+    pub(super) tail: Tail,
 }
 
 impl Output {
     pub(super) fn of(pipe: Receiver) -> Self {
-        Self { pipe: Some(pipe), kept: VecDeque::with_capacity(KEPT_BYTES) }
+        Self { pipe: Some(pipe), tail: Tail::default() }
     }
 
     /// Reads what there is. Returns when everyone who could write has closed the pipe; never if it had
@@ -31,7 +56,7 @@ impl Output {
         while let Some(pipe) = &mut self.pipe {
             match pipe.read(&mut read).await {
                 Ok(0) | Err(_) => self.pipe = None,
-                Ok(count) => self.keep(&read[..count]),
+                Ok(count) => self.tail.keep(&read[..count]),
             }
             if self.pipe.is_none() {
                 return;
@@ -43,21 +68,5 @@ impl Output {
     /// Whether everyone who could write has closed the pipe.
     pub(super) fn is_over(&self) -> bool {
         self.pipe.is_none()
-    }
-
-    /// The last lines, at most `most` bytes of them.
-    pub(super) fn tail(&self, most: usize) -> String {
-        let bytes: Vec<u8> = self.kept.iter().copied().collect();
-        let text = String::from_utf8_lossy(&bytes);
-        let text = text.trim_end();
-        let from = text.rmatch_indices('\n').nth(KEPT_LINES - 1).map_or(0, |(at, _)| at + 1);
-        crate::wire::message::tail(&text[from..], most).to_owned()
-    }
-
-    fn keep(&mut self, read: &[u8]) {
-        let read = &read[read.len().saturating_sub(KEPT_BYTES)..];
-        let too_many = (self.kept.len() + read.len()).saturating_sub(KEPT_BYTES);
-        self.kept.drain(..too_many);
-        self.kept.extend(read);
     }
 }

@@ -20,12 +20,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
+use super::ending::{Ending, Exit, signal_text};
 use super::guard::{Beginning, Guard};
-use super::output::{KEPT_BYTES, Output};
-use super::{Backend, ProcessGroup, Start, StartFailed, Stops, Work, group};
-use crate::model::{AttemptOutcome, End, Kind, Traceparent, WorkOrder, time::format_span};
+use super::output::Output;
+use super::{Backend, ProcessGroup, Start, StartFailed, Stops, Work};
+use crate::model::{End, Traceparent, WorkOrder};
 
 /// How long output is still read after everything of the group has ended: somebody who left the group may hold
 /// the pipe open for ever.
@@ -56,7 +57,7 @@ impl ProcessBackend {
     /// The kernel ends a process when the *thread* that started it ends, so one thread starts them all; it
     /// lives as long as this back end or any of its work.
     pub fn new(program: impl AsRef<Path>, timeout_grace: Duration) -> io::Result<Self> {
-        let guard = Guard::start(program.as_ref())?;
+        let guard = Guard::start(program.as_ref(), &[])?;
         let (spawner, orders) = mpsc::channel::<Order>();
         std::thread::Builder::new().name("longshore-start".to_owned()).spawn(move || {
             for Order { mut command, answer } in orders {
@@ -112,8 +113,7 @@ impl Backend for ProcessBackend {
             guard: self.guard.clone(),
             output: Output::of(output),
             stops: start.stops,
-            limit: order.timeout,
-            timeout_grace: self.timeout_grace,
+            ending: Ending::new(order.timeout, self.timeout_grace),
             _spawner: self.spawner.clone(),
         };
         Ok(Work { group: Some(watch.group), end: Box::pin(watch.until_end()) })
@@ -132,29 +132,11 @@ impl Backend for ProcessBackend {
 fn command(start: &Start, program: &str) -> Command {
     let order = &start.order;
     let mut command = Command::new(program);
-    match &order.traceparent {
-        Some(trace) => command.env(Traceparent::VARIABLE, trace.to_string()),
-        // The runner's own is not the work's.
-        None => command.env_remove(Traceparent::VARIABLE),
-    };
-    command.args(&order.command[1..]).envs(&order.env).process_group(0);
+    // The runner's own trace and build are not the work's.
+    command.env_remove(Traceparent::VARIABLE).env_remove("LONGSHORE_BUILD");
+    command.args(&order.command[1..]).envs(start.environment()).process_group(0);
     if let Some(workdir) = &order.workdir {
         command.current_dir(workdir);
-    }
-    let build = match start.kind {
-        Kind::Build => Some(&start.held.id),
-        Kind::Job => order.build.as_ref(),
-    };
-    command
-        .env("LONGSHORE_TASK", start.held.id.as_str())
-        .env("LONGSHORE_ATTEMPT", start.attempt.to_string())
-        .env(group::MARKER, start.held.token.to_string());
-    match build {
-        Some(build) => command.env("LONGSHORE_BUILD", build.as_str()),
-        None => command.env_remove("LONGSHORE_BUILD"),
-    };
-    if let Some(url) = &start.url {
-        command.env("LONGSHORE_URL", &**url);
     }
     command
 }
@@ -257,129 +239,44 @@ struct Watch {
     guard: Guard,
     output: Output,
     stops: Stops,
-    limit: Option<Duration>,
-    timeout_grace: Duration,
+    ending: Ending,
     _spawner: mpsc::Sender<Order>,
-}
-
-/// Why it was made to end, and how hard.
-struct Made {
-    timed_out: bool,
-    grace: Duration,
-    /// When it is ended by KILL; `None` once it was.
-    end_at: Option<Instant>,
 }
 
 impl Watch {
     async fn until_end(mut self) -> End {
-        let mut made: Option<Made> = None;
-        let limit = self.limit.map(|limit| Instant::now() + limit);
         loop {
-            let end_at = made.as_ref().and_then(|made| made.end_at);
-            let limit = limit.filter(|_| made.is_none());
             tokio::select! {
                 biased;
                 () = self.leader.ended() => break,
-                grace = self.stops.next() => self.make_end(&mut made, false, grace),
-                () = at(limit) => { let grace = self.timeout_grace; self.make_end(&mut made, true, grace); }
-                () = at(end_at) => {
-                    self.group.signal(Signal::KILL);
-                    made.iter_mut().for_each(|made| made.end_at = None);
+                grace = self.stops.next() => {
+                    if let Some(signal) = self.ending.ask(grace) {
+                        self.group.signal(signal);
+                    }
                 }
+                signal = self.ending.due() => self.group.signal(signal),
                 () = self.output.drain() => {}
             }
         }
-        if made.is_none() && self.guard.is_over() {
-            made = Some(Made { timed_out: false, grace: Duration::ZERO, end_at: None });
+        if self.guard.is_over() {
+            self.ending.was_over();
         }
-        let status = self.leader.finish();
+        let exit = exit_of(self.leader.finish());
         self.group.until_gone().await;
         if !self.output.is_over() {
             // Whoever left the group and holds the pipe open is not waited for.
             let _ = timeout(READ_ON, self.output.drain()).await;
         }
-        describe(status, made.as_ref(), self.limit, &self.output)
+        self.ending.end(exit, &self.output.tail)
     }
+}
 
-    fn make_end(&self, made: &mut Option<Made>, timed_out: bool, grace: Duration) {
-        let now = Instant::now();
-        let first = made.is_none();
-        let made = made.get_or_insert(Made { timed_out, grace, end_at: Some(now + grace) });
-        if grace.is_zero() {
-            made.grace = grace;
-            made.end_at = None;
-            self.group.signal(Signal::KILL);
-        } else if first {
-            self.group.signal(Signal::TERM);
-        } else if made.end_at.is_some_and(|end_at| now + grace < end_at) {
-            made.grace = grace;
-            made.end_at = Some(now + grace);
+fn exit_of(status: io::Result<ExitStatus>) -> Exit {
+    match status {
+        Ok(status) => {
+            let by_itself = status.signal().map(|signal| format!("ended by {}", signal_text(signal)));
+            Exit { code: status.code(), by_itself }
         }
+        Err(why) => Exit { code: None, by_itself: Some(format!("its end could not be read: {why}")) },
     }
-}
-
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-fn describe(
-    status: io::Result<ExitStatus>,
-    made: Option<&Made>,
-    limit: Option<Duration>,
-    output: &Output,
-) -> End {
-    let (exit_code, by_itself) = match &status {
-        Ok(status) => (status.code(), status.signal().map(signal_text)),
-        Err(why) => (None, Some(format!("its end could not be read: {why}"))),
-    };
-    let how = |made: &Made| match made.end_at {
-        Some(_) => format!("ended by TERM within a grace of {}", format_span(made.grace)),
-        None if made.grace.is_zero() => "ended by KILL without a grace".to_owned(),
-        None => format!("ended by KILL after a grace of {}", format_span(made.grace)),
-    };
-    let (outcome, reason) = match made {
-        Some(made) if made.timed_out => {
-            let limit = format_span(limit.unwrap_or_default());
-            (AttemptOutcome::Failed, Some(format!("timed out after {limit}, {}", how(made))))
-        }
-        Some(made) => (AttemptOutcome::Cancelled, Some(format!("stopped: {}", how(made)))),
-        None if exit_code == Some(0) => (AttemptOutcome::Succeeded, None),
-        None => (AttemptOutcome::Failed, by_itself),
-    };
-    let room = KEPT_BYTES - reason.as_ref().map_or(0, |reason| (reason.len() + 1).min(KEPT_BYTES));
-    let message = match (reason, output.tail(room)) {
-        (None, tail) if tail.is_empty() => None,
-        (None, tail) => Some(tail),
-        (Some(reason), tail) if tail.is_empty() => Some(reason),
-        (Some(reason), tail) => Some(format!("{reason}\n{tail}")),
-    };
-    End { outcome, exit_code, message: message.map(Into::into), artifacts: Vec::new() }
-}
-
-fn signal_text(signal: i32) -> String {
-    let name = match signal {
-        1 => "HUP",
-        2 => "INT",
-        3 => "QUIT",
-        4 => "ILL",
-        5 => "TRAP",
-        6 => "ABRT",
-        7 => "BUS",
-        8 => "FPE",
-        9 => "KILL",
-        10 => "USR1",
-        11 => "SEGV",
-        12 => "USR2",
-        13 => "PIPE",
-        14 => "ALRM",
-        15 => "TERM",
-        24 => "XCPU",
-        25 => "XFSZ",
-        31 => "SYS",
-        _ => return format!("ended by signal {signal}"),
-    };
-    format!("ended by signal {signal} ({name})")
 }

@@ -1,0 +1,245 @@
+//! Runs a task as a container, with Docker or with Podman by its Docker-compatible socket.
+//!
+//! Law: every container carries the id of the runner and of this start of it. What an earlier start left is removed
+//! before anything begins; what this start has is ended by the guard when the runner is stopped past its lease, and
+//! ended and removed when the runner is gone. A container is removed after its end, and only then is the end told.
+
+mod container;
+mod engine;
+mod left;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::ending::Ending;
+use super::guard::Guard;
+use super::output::Tail;
+use super::{Backend, Start, StartFailed, Stops, Work};
+use crate::model::{AttemptOutcome, End, Resources, RunnerId};
+use engine::Engine;
+pub use engine::USUAL_SOCKET;
+pub use left::Containers;
+
+/// How long output is still read after a container has ended.
+const READ_ON: Duration = Duration::from_secs(1);
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pull {
+    /// When the engine does not have it.
+    #[default]
+    Missing,
+    /// Before every start.
+    Always,
+    Never,
+}
+
+/// How containers are made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub runner: RunnerId,
+    /// The engine's socket, like `unix:///var/run/docker.sock`.
+    pub host: String,
+    pub pull: Pull,
+    /// Directories of this machine that tasks may mount, and what lies in them.
+    pub mounts: Vec<PathBuf>,
+    /// The network containers join; the engine's own default if there is none.
+    pub network: Option<String>,
+    /// Between TERM and KILL of work that has run out of its time.
+    pub timeout_grace: Duration,
+    /// Tells this start of the runner from all others.
+    pub begun: Uuid,
+}
+
+impl Settings {
+    /// The usual settings of a start that begins now.
+    pub fn new(runner: RunnerId) -> Self {
+        Self {
+            runner,
+            host: USUAL_SOCKET.to_owned(),
+            pull: Pull::default(),
+            mounts: Vec::new(),
+            network: None,
+            timeout_grace: Duration::from_secs(10),
+            begun: Uuid::now_v7(),
+        }
+    }
+}
+
+/// Runs containers.
+#[derive(Debug, Clone)]
+pub struct DockerBackend {
+    engine: Engine,
+    guard: Guard,
+    settings: std::sync::Arc<Settings>,
+}
+
+impl DockerBackend {
+    /// Connects to the engine and starts `program` as the guard, as [`ProcessBackend::new`](super::ProcessBackend::new)
+    /// does. The error is a sentence that says what to do.
+    pub async fn new(program: impl AsRef<Path>, mut settings: Settings) -> Result<Self, String> {
+        let engine = Engine::connect(&settings.host).await?;
+        for mount in &mut settings.mounts {
+            let real = mount.canonicalize();
+            *mount = real.map_err(|why| format!("--mount {}: {why}", mount.display()))?;
+        }
+        let (program, arguments) = (program.as_ref().to_owned(), Containers::of(&settings).arguments());
+        let guard = tokio::task::spawn_blocking(move || Guard::start(&program, &arguments)).await;
+        let guard = guard.expect("starting a guard does not panic").map_err(|why| why.to_string())?;
+        Ok(Self { engine, guard, settings: settings.into() })
+    }
+
+    /// The guard of its containers.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    async fn bring(&self, image: &str) -> Result<(), StartFailed> {
+        let failed =
+            |doing: &str, why: String| StartFailed { reason: format!("{doing} image {image}: {why}") };
+        let has = || async { self.engine.has(image).await.map_err(|why| failed("look for", why)) };
+        match self.settings.pull {
+            Pull::Never if !has().await? => {
+                let why = "this runner does not have it, and is told to pull none (--pull never)";
+                Err(failed("start", why.to_owned()))
+            }
+            Pull::Missing if !has().await? => {
+                self.engine.pull(image).await.map_err(|why| failed("pull", why))
+            }
+            Pull::Always => self.engine.pull(image).await.map_err(|why| failed("pull", why)),
+            Pull::Never | Pull::Missing => Ok(()),
+        }
+    }
+
+    /// Starts the container `name` of an attempt.
+    async fn run(&self, start: &Start, name: &str) -> Result<Container, StartFailed> {
+        let image = start.order.image.as_deref().filter(|image| !image.is_empty());
+        let Some(image) = image else {
+            let reason = "spec.image is empty; this runner runs containers and needs an image";
+            return Err(StartFailed { reason: reason.to_owned() });
+        };
+        let body = container::body(&self.settings, start)?;
+        self.bring(image).await?;
+        let container = Container { engine: self.engine.clone(), name: name.to_owned(), removed: false };
+        match self.engine.run(name, body).await {
+            Ok(()) => Ok(container),
+            Err(why) => Err(StartFailed { reason: format!("start a container of {image}: {why}") }),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for DockerBackend {
+    async fn start(&self, start: Start) -> Result<Work, StartFailed> {
+        let (name, mut stops) = (container::name(&self.settings, &start), start.stops.clone());
+        let ending = Ending::new(start.order.timeout, self.settings.timeout_grace);
+        let container = tokio::select! {
+            biased;
+            _ = stops.next() => None,
+            container = self.run(&start, &name) => Some(container?),
+        };
+        let Some(container) = container else {
+            // What the engine was about to start is gone when this is told.
+            self.engine.remove(&name).await;
+            let message = Some("stopped before its container had started".into());
+            let end =
+                End { outcome: AttemptOutcome::Cancelled, exit_code: None, message, artifacts: Vec::new() };
+            return Ok(Work { group: None, end: Box::pin(std::future::ready(end)) });
+        };
+        let watch = Watch {
+            output: self.engine.output(&name),
+            container,
+            guard: self.guard.clone(),
+            tail: Tail::default(),
+            stops,
+            ending,
+            resources: start.order.resources.clone(),
+        };
+        Ok(Work { group: None, end: Box::pin(watch.until_end()) })
+    }
+
+    async fn clean_up(&self) -> Result<usize, String> {
+        left::remove_earlier(&self.engine, &self.settings).await
+    }
+
+    fn hold_until(&self, until: Duration) {
+        self.guard.hold_until(until);
+    }
+
+    async fn broken(&self) -> String {
+        self.guard.gone().await;
+        "the guard of its containers is gone".to_owned()
+    }
+}
+
+/// A container that is to be removed. Dropped before, it is ended and removed.
+struct Container {
+    engine: Engine,
+    name: String,
+    removed: bool,
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if self.removed {
+            return;
+        }
+        let (engine, name) = (self.engine.clone(), std::mem::take(&mut self.name));
+        // Where no runtime is left, the guard does it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { engine.remove(&name).await });
+        }
+    }
+}
+
+/// What is known of a running container while its end is awaited.
+struct Watch {
+    container: Container,
+    guard: Guard,
+    output: BoxStream<'static, Vec<u8>>,
+    tail: Tail,
+    stops: Stops,
+    ending: Ending,
+    resources: Resources,
+}
+
+impl Watch {
+    async fn until_end(mut self) -> End {
+        let (engine, name) = (self.container.engine.clone(), self.container.name.clone());
+        let mut ended = std::pin::pin!(engine.ended(&name));
+        let state = loop {
+            let signal = tokio::select! {
+                biased;
+                state = &mut ended => break state,
+                grace = self.stops.next() => self.ending.ask(grace),
+                signal = self.ending.due() => Some(signal),
+                Some(chunk) = self.output.next() => {
+                    self.tail.keep(&chunk);
+                    None
+                }
+            };
+            if let Some(signal) = signal {
+                let (engine, name) = (engine.clone(), name.clone());
+                tokio::spawn(async move { engine.signal(&name, signal).await });
+            }
+        };
+        if self.guard.is_over() {
+            self.ending.was_over();
+        }
+        let rest = async {
+            while let Some(chunk) = self.output.next().await {
+                self.tail.keep(&chunk);
+            }
+        };
+        let _ = timeout(READ_ON, rest).await;
+        engine.remove(&name).await;
+        self.container.removed = true;
+        self.ending.end(container::exit(state, &self.resources), &self.tail)
+    }
+}
