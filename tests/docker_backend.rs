@@ -43,7 +43,7 @@ fn start_of(order: WorkOrder) -> (Start, StopSender) {
     let token = Token { epoch: 1, turn: 77, index: NEXT.fetch_add(1, Ordering::Relaxed) };
     let held = Held { id: Id::parse("t1").expect("a name"), token };
     let (kind, url) = (Kind::Job, Some("http://127.0.0.1:8080".into()));
-    (Start { held, kind, attempt: 2, url, order: Arc::new(order), stops }, sender)
+    (Start { held, kind, attempt: 2, url, order: Arc::new(order), stops, output: Default::default() }, sender)
 }
 
 async fn started(backend: &DockerBackend, order: WorkOrder) -> (Work, StopSender) {

@@ -28,7 +28,7 @@ fn start_of(order: WorkOrder) -> (Start, StopSender) {
         token: Token { epoch: 1, turn: 77, index: std::process::id() },
     };
     let (kind, url) = (Kind::Job, Some("http://127.0.0.1:8080".into()));
-    (Start { held, kind, attempt: 2, url, order: Arc::new(order), stops }, sender)
+    (Start { held, kind, attempt: 2, url, order: Arc::new(order), stops, output: Default::default() }, sender)
 }
 
 async fn started(order: WorkOrder) -> (Work, StopSender) {

@@ -8,11 +8,13 @@ pub mod faulty;
 mod following;
 pub mod jetstream;
 pub mod memory;
+pub mod output_files;
 pub mod redb;
 pub mod system_clock;
 
 pub use faulty::{Fault, FaultyTable};
 pub use jetstream::JetStreamTable;
 pub use memory::MemoryTable;
+pub use output_files::OutputFiles;
 pub use redb::RedbTable;
 pub use system_clock::SystemClock;

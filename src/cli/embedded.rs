@@ -7,19 +7,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::jetstream::SetupError;
-use crate::adapters::{RedbTable, SystemClock};
+use crate::adapters::{OutputFiles, RedbTable, SystemClock};
 use crate::broker::ConnectError;
 use crate::config;
 use crate::core::Settings;
 use crate::http::{self, Context, LocalOutbox};
-use crate::ports::{Clock, History, Table, TableError};
-use crate::ports::{Inbox, Outbox};
+use crate::ports::{Clock, History, Inbox, Outbox, OutputStore, Table, TableError};
 use crate::runtime::member::{self, DoorInbox};
 use crate::runtime::{Handle, Member, Report, Stopped};
 use crate::telemetry::{Metrics, logs};
@@ -70,13 +70,36 @@ pub async fn start(settings: &config::Settings, stop: CancellationToken) -> Resu
     let data = settings.server.data.clone();
     let opened = tokio::task::spawn_blocking(move || RedbTable::open(&data)).await;
     let table = Arc::new(opened.expect("opening a table does not panic")?);
+    let output = OutputFiles::new(settings.server.data.join("output"));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    tokio::spawn(prune(output.clone(), settings.server.clone(), clock.clone(), stop.clone()));
     let parts = Parts {
         table: table.clone(),
         history: table,
-        clock: Arc::new(SystemClock::new()),
+        output: Arc::new(output),
+        clock,
         decisions: Arc::new(settings.decisions.clone()),
     };
     compose(parts, listener, stop).await
+}
+
+/// How often old output is removed.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Removes old output now and again, for as long as the dispatcher runs.
+async fn prune(output: OutputFiles, server: config::Server, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    loop {
+        let (output, bytes, age, now) =
+            (output.clone(), server.output_bytes, server.output_age, clock.wall());
+        let pruned = tokio::task::spawn_blocking(move || output.prune(bytes, age, now)).await;
+        if let Err(why) = pruned.expect("pruning does not panic") {
+            tracing::warn!(%why, "old output was not removed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PRUNE_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 /// What a dispatcher is put together from.
@@ -84,6 +107,7 @@ pub async fn start(settings: &config::Settings, stop: CancellationToken) -> Resu
 pub struct Parts {
     pub table: Arc<dyn Table>,
     pub history: Arc<dyn History>,
+    pub output: Arc<dyn OutputStore>,
     pub clock: Arc<dyn Clock>,
     pub decisions: Arc<Settings>,
 }
@@ -118,6 +142,7 @@ pub async fn compose(
         door: Arc::new(handle.clone()),
         outbox: outbox.clone(),
         history: parts.history,
+        output: parts.output,
         metrics: metrics.clone(),
         settings: parts.decisions,
         clock: parts.clock,

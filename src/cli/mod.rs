@@ -18,6 +18,7 @@ mod failure;
 mod guard;
 mod intents;
 mod local;
+mod logs;
 mod machine;
 mod nats;
 mod operate;
@@ -74,6 +75,7 @@ enum Command {
     Why(why::Why),
     Intents(intents::Intents),
     Provision(provision::Provision),
+    Logs(logs::Logs),
     Cancel(cancel::Cancel),
     Hold(operate::Hold),
     Drain(operate::Drain),
@@ -187,6 +189,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Why(why) => light(why.run()),
         Command::Provision(provision) => light(provision.run()),
         Command::Intents(intents) => light(intents.run()),
+        Command::Logs(logs) => light(logs.run()),
         Command::Cancel(cancel) => light(cancel.run()),
         Command::Hold(hold) => light(hold.run()),
         Command::Drain(drain) => light(drain.run()),

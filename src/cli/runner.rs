@@ -91,6 +91,12 @@ pub(super) struct Runner {
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
+    /// How much of what one task writes is kept with the dispatcher; 0 keeps the last lines alone
+    #[arg(long, default_value = "1MiB", value_parser = parse_memory)]
+    output_limit: u64,
+    /// A variable, of the task or of this runner, whose value is masked in what tasks write
+    #[arg(long = "mask", value_name = "NAME")]
+    masked: Vec<String>,
     /// Leave when standard input ends: for programs that start runners and may die
     #[arg(long)]
     leave_on_eof: bool,
@@ -234,6 +240,8 @@ impl Runner {
             class: self.class.clone(),
             intent: self.intent.clone(),
             stop_grace: self.grace,
+            output_limit: self.output_limit,
+            masked: self.masked.clone(),
             ..RunnerConfig::new(id, Arc::new(offer), data_dir)
         })
     }

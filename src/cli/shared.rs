@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::embedded::{Running, StartError, report};
 use crate::adapters::SystemClock;
-use crate::adapters::jetstream::{JetStreamHistory, Options, Room, prepare};
+use crate::adapters::jetstream::{JetStreamHistory, JetStreamOutput, Options, Room, prepare};
 use crate::broker::Connection;
 use crate::config;
 use crate::http::{self, Context, LocalOutbox};
@@ -161,6 +161,7 @@ impl Part {
             door: Arc::new(NatsDoor::new(connection, &names, &handle)),
             outbox: polls.expect("the member was opened with it"),
             history: Arc::new(JetStreamHistory::new(connection, &names)),
+            output: Arc::new(JetStreamOutput::new(connection, &names)),
             metrics,
             settings: decisions,
             clock,

@@ -39,6 +39,8 @@ pub struct File {
 pub struct ServerSection {
     pub listen: String,
     pub data: String,
+    pub output_bytes: Amount,
+    pub output_age: Span,
 }
 
 /// `[nats]`
@@ -203,7 +205,12 @@ impl Default for File {
         let core = Decisions::default();
         Self {
             class: Vec::new(),
-            server: ServerSection { listen: "127.0.0.1:8080".to_owned(), data: "longshore-data".to_owned() },
+            server: ServerSection {
+                listen: "127.0.0.1:8080".to_owned(),
+                data: "longshore-data".to_owned(),
+                output_bytes: Amount::memory(1 << 30),
+                output_age: Span(Duration::from_secs(7 * 24 * 3_600)),
+            },
             nats: NatsSection::default(),
             log: LogSection { format: "text".to_owned(), level: "info".to_owned() },
             defaults: DefaultsSection {

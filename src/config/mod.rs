@@ -36,6 +36,10 @@ pub struct Settings {
 pub struct Server {
     pub listen: SocketAddr,
     pub data: PathBuf,
+    /// How much of what work wrote is kept, in bytes.
+    pub output_bytes: u64,
+    /// For how long.
+    pub output_age: Duration,
 }
 
 /// A table shared by several replicas over NATS.

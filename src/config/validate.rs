@@ -53,7 +53,12 @@ fn server(file: &File) -> Checked<Server> {
     if file.server.data.is_empty() {
         return Err(broken(["server.data"], "(\"\") must name a directory, like \"longshore-data\""));
     }
-    Ok(Server { listen, data: file.server.data.clone().into() })
+    Ok(Server {
+        listen,
+        data: file.server.data.clone().into(),
+        output_bytes: bytes("server.output_bytes", &file.server.output_bytes, 1 << 20, 1 << 50)? as u64,
+        output_age: between("server.output_age", file.server.output_age, HOUR, 3650 * DAY)?,
+    })
 }
 
 /// Nothing where no server is named: the table is kept in a file.

@@ -4,7 +4,7 @@
 //! committed turn. The view is never locked across an await, and what one request may look at is bounded.
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
-//! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what operators do
+//! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`, `output`), what operators do
 //! (`runners`, `queues`, `pool`, `intents`) and see (`groups`, `artifacts`), what monitoring reads (`status`, `digest`,
 //! `events`, `history`).
 
@@ -17,6 +17,7 @@ mod history;
 mod intents;
 mod listing;
 pub mod outbox;
+mod output;
 mod pool;
 mod problem;
 mod queues;
@@ -48,7 +49,7 @@ use crate::core::Settings;
 use crate::core::State as Rows;
 use crate::core::input::{Answer, Input};
 use crate::model::Time;
-use crate::ports::{Clock, History};
+use crate::ports::{Clock, History, OutputStore};
 use crate::runtime::credit::Board;
 use crate::runtime::{Door, Handle};
 use crate::telemetry::Metrics;
@@ -71,6 +72,7 @@ pub struct Context {
     pub door: Arc<dyn Door>,
     pub outbox: Arc<LocalOutbox>,
     pub history: Arc<dyn History>,
+    pub output: Arc<dyn OutputStore>,
     pub metrics: Arc<Metrics>,
     pub settings: Arc<Settings>,
     /// For showing how long something has lasted; decides nothing.
@@ -197,6 +199,8 @@ fn others() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(fleet::leave))
         .routes(routes!(fleet::assignments))
         .routes(routes!(fleet::reports))
+        .routes(routes!(output::keep))
+        .routes(routes!(output::logs))
         .routes(routes!(queues::list))
         .routes(routes!(artifacts::get))
         .routes(routes!(groups::list))

@@ -11,10 +11,10 @@ use reqwest::{Client, Response, StatusCode, header};
 
 use super::link::{Link, LinkError};
 use crate::model::{
-    Delivery, Heartbeat, HeartbeatAnswer, Leave, Registered, Registration, Report, RunnerId,
+    Delivery, Heartbeat, HeartbeatAnswer, Leave, OutputPiece, Registered, Registration, Report, RunnerId,
     time::format_span,
 };
-use crate::wire::{Malformed, message};
+use crate::wire::{Malformed, message, output};
 
 /// How long a call may take that is not a long poll.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -139,6 +139,11 @@ impl Link for HttpLink {
     async fn report(&self, runner: &RunnerId, reports: &[Report]) -> Result<(), LinkError> {
         let path = format!("/v1/runners/{runner}/reports");
         self.post(&path, message::write_reports(reports)).await.map(|_| ())
+    }
+
+    async fn output(&self, runner: &RunnerId, pieces: &[OutputPiece]) -> Result<(), LinkError> {
+        let path = format!("/v1/runners/{runner}/output");
+        self.post(&path, output::write_pieces(pieces)).await.map(|_| ())
     }
 
     async fn leave(&self, leave: &Leave) -> Result<(), LinkError> {

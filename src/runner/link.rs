@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::model::{Delivery, Heartbeat, HeartbeatAnswer, Leave, Registered, Registration, Report, RunnerId};
+use crate::model::{
+    Delivery, Heartbeat, HeartbeatAnswer, Leave, OutputPiece, Registered, Registration, Report, RunnerId,
+};
 
 /// Why a call had no answer that helps.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +46,9 @@ pub trait Link: Send + Sync + 'static {
 
     /// Hands over reports, all or none of them.
     async fn report(&self, runner: &RunnerId, reports: &[Report]) -> Result<(), LinkError>;
+
+    /// Hands over what work wrote. What has come before is not kept twice.
+    async fn output(&self, runner: &RunnerId, pieces: &[OutputPiece]) -> Result<(), LinkError>;
 
     /// Says farewell.
     async fn leave(&self, leave: &Leave) -> Result<(), LinkError>;

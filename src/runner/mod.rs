@@ -13,6 +13,7 @@ pub mod outbox;
 pub mod session;
 
 mod calls;
+pub mod output;
 mod pause;
 mod posting;
 mod running;
@@ -32,7 +33,8 @@ use crate::model::{ArtifactId, ClassId, Held, IntentId, Leave, Offer, RunnerId};
 use backend::{Backend, group::StillThere};
 use link::Link;
 use outbox::{Keep, Outbox, OutboxError};
-use running::Running;
+use output::Outputs;
+use running::{Running, Ways};
 use session::{Input, Output, Session, SessionConfig};
 
 /// The most inputs taken before outputs are carried out.
@@ -60,6 +62,10 @@ pub struct RunnerConfig {
     pub leave_wait: Duration,
     /// How long before its lease's end it begins to end its work.
     pub stop_by: Duration,
+    /// How much of what one attempt writes is sent to the dispatcher, in bytes; 0 sends nothing.
+    pub output_limit: u64,
+    /// Variables of the task's or the runner's environment whose values are masked in what work writes.
+    pub masked: Vec<String>,
     /// How long after an attempt ended here the same task is started again at the earliest.
     pub min_retry: Duration,
 }
@@ -78,6 +84,8 @@ impl RunnerConfig {
             stop_grace: Duration::from_secs(10),
             leave_wait: Duration::ZERO,
             stop_by: Duration::from_secs(1),
+            output_limit: 1 << 20,
+            masked: Vec::new(),
             min_retry: Duration::from_secs(1),
         }
     }
@@ -153,7 +161,12 @@ impl Runner {
         let _posting = AbortOnDropHandle::new(tokio::spawn(posting));
         let polling = calls::poll(self.link.clone(), id, listening, inputs.clone());
         let _polling = AbortOnDropHandle::new(tokio::spawn(polling));
-        let running = Running::new(self.backend.clone(), self.link.url(), inputs.clone(), keep.clone());
+        let outputs = Outputs::new(self.config.output_limit);
+        let sending = outputs.clone().send(self.link.clone(), self.config.id.clone());
+        let _sending = AbortOnDropHandle::new(tokio::spawn(sending));
+        let ways =
+            Ways { inputs: inputs.clone(), keep: keep.clone(), outputs, masked: self.config.masked.clone() };
+        let running = Running::new(self.backend.clone(), self.link.url(), ways);
         let lived = Loop {
             session,
             running,
@@ -314,6 +327,7 @@ impl Loop {
         keeping: JoinHandle<Result<(), OutboxError>>,
     ) -> Result<(), RunnerError> {
         calls::leave(self.link, leave).await;
+        self.running.flush().await;
         drop((self.keep, self.running));
         // Nothing runs any more, so nobody else keeps anything: the duty ends when all is on disk.
         keeping.await.expect("the outbox's duty does not panic")?;

@@ -30,12 +30,12 @@ use self::packs::{Pack, packs};
 use super::link::{Link, LinkError};
 use crate::broker::{Connection, Weather, chain, shown};
 use crate::model::{
-    Delivery, Heartbeat, HeartbeatAnswer, Leave, Registered, Registration, Report, RunnerId,
+    Delivery, Heartbeat, HeartbeatAnswer, Leave, OutputPiece, Registered, Registration, Report, RunnerId,
     time::format_span,
 };
 use crate::wire::refusal::{self, Refusal};
 use crate::wire::subject::{Ask, Names};
-use crate::wire::{Malformed, message};
+use crate::wire::{Malformed, message, output};
 
 /// How long an answer of the leader is waited for: it commits a turn first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -151,7 +151,7 @@ impl NatsLink {
         });
         let stored = stored.await?;
         stored.map(|_| ()).map_err(|why| {
-            retry(format!("{subject}: the reports were not stored: {}{}", chain(&why), self.refused_lately()))
+            retry(format!("{subject}: it was not stored: {}{}", chain(&why), self.refused_lately()))
         })
     }
 
@@ -265,6 +265,15 @@ impl Link for NatsLink {
     async fn report(&self, runner: &RunnerId, reports: &[Report]) -> Result<(), LinkError> {
         for pack in packs(&self.names, runner, reports) {
             self.publish(pack).await?;
+        }
+        Ok(())
+    }
+
+    async fn output(&self, runner: &RunnerId, pieces: &[OutputPiece]) -> Result<(), LinkError> {
+        for piece in pieces {
+            let subject = format!("{}.{}", self.names.output_of(runner.as_str(), &piece.id), piece.token);
+            let id = format!("output {} {} {}", piece.id, piece.token, piece.from);
+            self.publish(Pack { subject, id, body: output::write_piece(piece) }).await?;
         }
         Ok(())
     }

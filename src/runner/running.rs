@@ -13,26 +13,43 @@ use tokio::task::AbortHandle;
 
 use super::backend::{self, Backend, Start, StopSender};
 use super::outbox::Keep;
+use super::output::{Outputs, Secrets};
 use super::session::Input;
 use crate::model::{AssignmentMessage, AttemptOutcome, End, Held, WorkOrder};
+
+/// Where what becomes of work is said.
+#[derive(Clone)]
+pub(super) struct Ways {
+    pub inputs: UnboundedSender<Input>,
+    pub keep: UnboundedSender<Keep>,
+    pub outputs: Outputs,
+    /// Variables whose values nobody is to see.
+    pub masked: Vec<String>,
+}
+
+impl Ways {
+    fn secrets(&self, order: &WorkOrder) -> Secrets {
+        let values = |name: &String| [order.env.get(name).cloned(), std::env::var(name).ok()];
+        Secrets::new(self.masked.iter().flat_map(values).flatten())
+    }
+}
 
 /// All work that was started and has not ended.
 pub(super) struct Running {
     backend: Arc<dyn Backend>,
     url: Option<Arc<str>>,
-    inputs: UnboundedSender<Input>,
-    keep: UnboundedSender<Keep>,
+    ways: Ways,
     work: BTreeMap<Held, (StopSender, AbortHandle)>,
 }
 
 impl Running {
-    pub(super) fn new(
-        backend: Arc<dyn Backend>,
-        url: Option<Arc<str>>,
-        inputs: UnboundedSender<Input>,
-        keep: UnboundedSender<Keep>,
-    ) -> Self {
-        Self { backend, url, inputs, keep, work: BTreeMap::new() }
+    pub(super) fn new(backend: Arc<dyn Backend>, url: Option<Arc<str>>, ways: Ways) -> Self {
+        Self { backend, url, ways, work: BTreeMap::new() }
+    }
+
+    /// Waits until what work wrote is on its way, but not for long.
+    pub(super) async fn flush(&self) {
+        self.ways.outputs.flush().await;
     }
 
     pub(super) fn backend(&self) -> &Arc<dyn Backend> {
@@ -41,19 +58,21 @@ impl Running {
 
     pub(super) fn start(&mut self, held: Held, assignment: &AssignmentMessage, order: Arc<WorkOrder>) {
         let (sender, stops) = backend::stops();
+        let secrets = self.ways.secrets(&order);
         let start = Start {
             held: held.clone(),
             kind: assignment.kind,
             attempt: assignment.attempt,
             url: self.url.clone(),
+            output: self.ways.outputs.begin(&held, secrets.clone()),
             order,
             stops,
         };
-        let (backend, inputs, keep) = (self.backend.clone(), self.inputs.clone(), self.keep.clone());
+        let (backend, ways) = (self.backend.clone(), self.ways.clone());
         let task = tokio::spawn(async move {
             let held = start.held.clone();
-            let ran = AssertUnwindSafe(run(&*backend, start, &inputs, &keep)).catch_unwind().await;
-            let end = ran.unwrap_or_else(|_| {
+            let ran = AssertUnwindSafe(run(&*backend, start, &ways)).catch_unwind().await;
+            let mut end = ran.unwrap_or_else(|_| {
                 let message = "its back end broke off; what it did is not known".into();
                 End {
                     outcome: AttemptOutcome::Failed,
@@ -62,8 +81,9 @@ impl Running {
                     artifacts: Vec::new(),
                 }
             });
-            let _ = keep.send(Keep::Gone(held.clone()));
-            let _ = inputs.send(Input::Ended { held, end });
+            end.message = end.message.map(|message| secrets.mask(&message).into());
+            let _ = ways.keep.send(Keep::Gone(held.clone()));
+            let _ = ways.inputs.send(Input::Ended { held, end });
         });
         self.work.insert(held, (sender, task.abort_handle()));
     }
@@ -88,12 +108,7 @@ impl Drop for Running {
     }
 }
 
-async fn run(
-    backend: &dyn Backend,
-    start: Start,
-    inputs: &UnboundedSender<Input>,
-    keep: &UnboundedSender<Keep>,
-) -> End {
+async fn run(backend: &dyn Backend, start: Start, ways: &Ways) -> End {
     let ended = |outcome, message: String| End {
         outcome,
         exit_code: None,
@@ -107,9 +122,9 @@ async fn run(
     match backend.start(start).await {
         Ok(work) => {
             if let Some(group) = work.group {
-                let _ = keep.send(Keep::Running(held.clone(), group));
+                let _ = ways.keep.send(Keep::Running(held.clone(), group));
             }
-            let _ = inputs.send(Input::Started(held));
+            let _ = ways.inputs.send(Input::Started(held));
             work.end.await
         }
         Err(why) => ended(AttemptOutcome::StartFailed, why.reason),

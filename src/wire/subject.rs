@@ -3,7 +3,7 @@
 //! Law: every name of a pool begins with its prefix, and ids are single tokens, so no two pools and no two
 //! runners ever share a subject. What stands here is the protocol; nothing else spells a subject.
 
-use crate::model::{Id, Kind, LifecycleState, QueueId, RunnerId, TaskId};
+use crate::model::{Id, Kind, LifecycleState, QueueId, RunnerId, TaskId, Token};
 
 /// In the metadata of every stream: the id of the table it belongs to.
 pub const OF_TABLE: &str = "longshore.table";
@@ -166,6 +166,24 @@ impl Names {
     /// Where the history of turns is kept.
     pub fn history(&self) -> String {
         format!("{}.history", self.prefix)
+    }
+
+    /// Where what a task's attempts on a runner write is kept, each under its token; `*` stands for any runner.
+    pub fn output_of(&self, runner: &str, task: &TaskId) -> String {
+        format!("{}.output.{runner}.{task}", self.prefix)
+    }
+
+    /// All output.
+    pub fn output_filter(&self) -> String {
+        format!("{}.output.>", self.prefix)
+    }
+
+    /// The attempt whose output has this subject.
+    pub fn token_of_output(&self, subject: &str) -> Option<Token> {
+        let mut tokens = self.tokens(subject)?;
+        let (word, _runner, _task) = (tokens.next()?, tokens.next()?, tokens.next()?);
+        let token = tokens.collect::<Vec<_>>().join(".");
+        (word == "output").then(|| token.parse().ok())?
     }
 
     /// Where input goes that cannot be taken; `reason` is one word.

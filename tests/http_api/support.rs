@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore::adapters::{FaultyTable, MemoryTable, SystemClock};
+use longshore::adapters::{FaultyTable, MemoryTable, OutputFiles, SystemClock};
 use longshore::cli::embedded::{self, Parts, Running};
 use longshore::config;
 use longshore::core::Settings;
@@ -56,7 +56,9 @@ impl Server {
     /// On a table in memory that goes wrong on demand.
     pub async fn start_on(table: &FaultyTable) -> Self {
         let table = Arc::new(table.clone());
+        let dir = TempDir::new().expect("a temporary directory");
         let parts = Parts {
+            output: Arc::new(OutputFiles::new(dir.path().join("output"))),
             table: table.clone(),
             history: table,
             clock: Arc::new(SystemClock::new()),
@@ -65,7 +67,7 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let stop = CancellationToken::new();
         let running = embedded::compose(parts, listener, stop.clone()).await.expect("it starts");
-        Self { running, stop, client: reqwest::Client::new(), _dir: None }
+        Self { running, stop, client: reqwest::Client::new(), _dir: Some(dir) }
     }
 
     pub fn faulty_table() -> FaultyTable {

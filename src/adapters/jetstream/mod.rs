@@ -16,6 +16,7 @@ mod history;
 mod known;
 mod load;
 mod log;
+mod output;
 mod pages;
 mod publish;
 mod reader;
@@ -24,6 +25,7 @@ mod snapshot;
 mod trouble;
 
 pub use history::JetStreamHistory;
+pub use output::JetStreamOutput;
 pub use setup::{Room, SetupError, prepare};
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -236,8 +236,10 @@ pub fn streams(names: &Names, replicas: usize, room: Room) -> [Config; 3] {
     };
     let history = Config {
         name: names.history_stream(),
-        description: Some("Longshore: what happened, turn by turn, and dead letters".to_owned()),
-        subjects: vec![names.history(), names.dead_filter()],
+        description: Some(
+            "Longshore: what happened, turn by turn, what work wrote, and dead letters".to_owned(),
+        ),
+        subjects: vec![names.history(), names.output_filter(), names.dead_filter()],
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::Old,
         max_bytes: bytes(room.history),

@@ -23,6 +23,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+pub use super::output::OutputWriter;
 use crate::model::{End, Held, Kind, Traceparent, WorkOrder};
 pub use docker::DockerBackend;
 pub use group::ProcessGroup;
@@ -40,6 +41,8 @@ pub struct Start {
     pub url: Option<Arc<str>>,
     pub order: Arc<WorkOrder>,
     pub stops: Stops,
+    /// Where what the work writes goes.
+    pub output: OutputWriter,
 }
 
 impl Start {

@@ -7,20 +7,28 @@ use std::collections::VecDeque;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
+use super::OutputWriter;
+
 /// How much of the output is kept, in bytes.
 pub const KEPT_BYTES: usize = 4096;
 /// How much of the output is kept, in lines.
 pub const KEPT_LINES: usize = 40;
 
-/// The last lines of what was written so far.
+/// What was written so far: the last lines are kept, all of it is passed on.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     kept: VecDeque<u8>,
+    all: OutputWriter,
 }
 
 impl Tail {
+    pub(super) fn of(all: OutputWriter) -> Self {
+        Self { kept: VecDeque::new(), all }
+    }
+
     /// Takes in what was written next.
     pub(super) fn keep(&mut self, read: &[u8]) {
+        self.all.write(read);
         let read = &read[read.len().saturating_sub(KEPT_BYTES)..];
         let too_many = (self.kept.len() + read.len()).saturating_sub(KEPT_BYTES);
         self.kept.drain(..too_many);
@@ -45,8 +53,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn of(pipe: Receiver) -> Self {
-        Self { pipe: Some(pipe), tail: Tail::default() }
+    pub(super) fn of(pipe: Receiver, all: OutputWriter) -> Self {
+        Self { pipe: Some(pipe), tail: Tail::of(all) }
     }
 
     /// Reads what there is. Returns when everyone who could write has closed the pipe; never if it had

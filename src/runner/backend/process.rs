@@ -111,7 +111,7 @@ impl Backend for ProcessBackend {
             group: child.group,
             leader: child,
             guard: self.guard.clone(),
-            output: Output::of(output),
+            output: Output::of(output, start.output.clone()),
             stops: start.stops,
             ending: Ending::new(order.timeout, self.timeout_grace),
             _spawner: self.spawner.clone(),

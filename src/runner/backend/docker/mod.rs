@@ -156,7 +156,7 @@ impl Backend for DockerBackend {
             output: self.engine.output(&name),
             container,
             guard: self.guard.clone(),
-            tail: Tail::default(),
+            tail: Tail::of(start.output.clone()),
             stops,
             ending,
             resources: start.order.resources.clone(),
