@@ -4,6 +4,7 @@ mod behaviour {
     mod admission;
     mod blame;
     mod builds;
+    mod builds_in_trouble;
     mod commands;
     mod explain;
     mod group_laws;

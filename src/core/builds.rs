@@ -30,7 +30,7 @@ struct Start<'a> {
 
 /// Whether one job of `shape` could run on `seat` once all jobs have ended, with `start` there besides.
 fn has_room(state: &State, seat: &Seat, shape: &Shape, start: Option<Start<'_>>) -> bool {
-    if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) {
+    if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) || seat.is_dismissed() {
         return false;
     }
     if fit::never(shape, &seat.runner.offer).is_some() {
