@@ -7,6 +7,7 @@ mod behaviour {
     mod builds_in_trouble;
     mod commands;
     mod explain;
+    mod forests;
     mod group_laws;
     mod groups;
     mod intents;
@@ -17,6 +18,7 @@ mod behaviour {
     mod placement;
     mod reservations;
     mod transcripts;
+    mod trees;
     mod verdicts;
     mod wakeups;
     mod words;
