@@ -20,6 +20,7 @@ mod behaviour {
     mod transcripts;
     mod trees;
     mod verdicts;
+    mod verdicts_under_change;
     mod wakeups;
     mod words;
     pub mod world;
