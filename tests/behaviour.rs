@@ -19,6 +19,7 @@ mod behaviour {
     mod reservations;
     mod transcripts;
     mod trees;
+    mod verdict_laws;
     mod verdicts;
     mod verdicts_under_change;
     mod wakeups;

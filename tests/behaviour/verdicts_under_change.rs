@@ -251,6 +251,18 @@ fn a_task_whose_time_has_not_come_is_judged_when_it_comes_too() {
 }
 
 #[test]
+fn a_task_that_comes_back_when_nobody_can_take_it_any_more_is_judged() {
+    let mut world = World::with_runners([runner("r").cpu(8)]);
+    world.submit(task("t").cpu(8));
+    world.start("t");
+    world.register(runner("r").cpu(1));
+    world.pass_alive(secs(601), &[]);
+    assert_eq!(world.where_is("t"), "r", "what runs is not judged");
+    world.end("t", AttemptOutcome::Handback);
+    assert_eq!(world.where_is("t"), "rejected");
+}
+
+#[test]
 fn a_build_is_judged_again_when_the_runners_for_its_jobs_are_forgotten() {
     let mut world = World::with_runners([runner("amd").cpu(2), runner("arm").cpu(2).arch("arm64")]);
     world.submit(task("busy").cpu(2).arch("amd64"));
