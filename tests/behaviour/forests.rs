@@ -123,6 +123,8 @@ impl Tree {
 #[derive(Debug, Clone)]
 pub struct Forest {
     pub fleet: Vec<Machine>,
+    /// What somebody starts when it is asked for.
+    pub class: Option<Machine>,
     pub trees: Vec<Tree>,
     pub alone: Vec<Wish>,
     pub window: usize,
@@ -201,7 +203,7 @@ fn fleet() -> impl Strategy<Value = Vec<Machine>> {
 /// Any forest.
 pub fn forest() -> impl Strategy<Value = Forest> {
     (
-        fleet(),
+        (fleet(), proptest::option::weighted(0.4, machine())),
         proptest::collection::vec(tree(), 1..6),
         proptest::collection::vec(wish(5), 0..8),
         2..12usize,
@@ -210,8 +212,9 @@ pub fn forest() -> impl Strategy<Value = Forest> {
         any::<bool>(),
         any::<bool>(),
     )
-        .prop_map(|(fleet, trees, alone, window, reserve_after, waits, fifo, spread)| Forest {
+        .prop_map(|((fleet, class), trees, alone, window, reserve_after, waits, fifo, spread)| Forest {
             fleet,
+            class,
             trees,
             alone,
             window,

@@ -368,6 +368,23 @@ fn a_build_from_zero_gets_its_runner_and_then_one_for_its_jobs() {
 }
 
 #[test]
+fn a_build_that_would_take_the_only_room_of_its_jobs_asks_for_a_runner_of_its_own() {
+    let hosts = class("hosts", runner("any").cpu(1).queues(&["fast"]), 1.0, 10);
+    let mut world =
+        World::with(Settings { classes: vec![hosts], ..Settings::default() }, [runner("r").cpu(3)]);
+    world.submit(build("b").queue("fast").jobs([task("x").cpu(3).shape()]));
+    world.pass_alive(secs(2), &[]);
+    let intent = world.only_intent();
+    assert_eq!((intent.shape.kind, intent.asked), (Kind::Build, 1), "no class takes its jobs");
+    assert_eq!(intent.tasks, [id("b")]);
+    world.ack(&intent, None);
+    world.register(started_for("h1", &intent).cpu(1).queues(&["fast"]));
+    assert_eq!(world.where_is("b"), "h1");
+    world.pass_alive(secs(2), &[]);
+    assert_eq!(world.asked(), []);
+}
+
+#[test]
 fn a_stranded_job_of_a_running_build_asks_for_a_runner_and_waiting_builds_do_not() {
     let settings = Settings { classes: vec![small(10)], ..Settings::default() };
     let mut world = World::with(settings, [of_class("s1", "small"), of_class("s2", "small")]);

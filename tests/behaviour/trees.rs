@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use longshore::core::Settings;
-use longshore::core::input::Submitted;
+use longshore::core::input::{Command, Commanded, Submitted};
 use longshore::core::settings::{Locality, Order, Strategy as Placing};
 use longshore::model::*;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::forests::{Forest, forest};
+use super::forests::{Forest, Machine, forest};
 use super::world::*;
 
 /// When nothing has ended for so long though the fleet is whole, nothing ever will.
@@ -28,6 +28,7 @@ enum Step {
     Restart { which: usize, shrunk: bool, keeps: bool },
     News { which: usize, artifact: u8, held: bool },
     Cancel(usize),
+    Provide,
     Pass(u64),
     TakeOver,
 }
@@ -44,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6usize, 0..4u8, any::<bool>())
             .prop_map(|(which, artifact, held)| Step::News { which, artifact, held }),
         1 => any::<usize>().prop_map(Step::Cancel),
+        1 => Just(Step::Provide),
         2 => (1..60u64).prop_map(Step::Pass),
         1 => Just(Step::TakeOver),
     ]
@@ -76,6 +78,7 @@ impl Yard {
             unsafe_grace: secs(30),
             keep_ended: secs(1_000_000),
             locality,
+            classes: forest.class.iter().map(declared).collect(),
             ..Settings::default()
         };
         change(&mut settings);
@@ -118,6 +121,26 @@ impl Yard {
         let known = self.world.state.fleet().get(&id(&name)).is_some();
         let held = if keeps && known { self.world.held_by(&name) } else { Vec::new() };
         self.world.register(made.running(&held));
+    }
+
+    /// Starts all the runners that are asked for.
+    fn provide(&mut self) {
+        let Some(class) = self.forest.class.clone() else { return };
+        let open: Vec<Intent> =
+            self.world.state.intents().iter().map(|intent| Intent::clone(intent)).collect();
+        for intent in open.into_iter().filter(|intent| intent.closed.is_none() && intent.asked > 0) {
+            let ack = Command::AcknowledgeIntent { intent: intent.id.clone(), count: None };
+            if self.world.command(ack) != Commanded::Done {
+                continue;
+            }
+            for _ in 0..intent.asked {
+                self.starts += 1;
+                let mut started = class.runner(&format!("m{}", self.starts), false);
+                started.0.class = Some(intent.class.clone());
+                started.0.intent = Some(intent.id.clone());
+                self.world.register(started);
+            }
+        }
     }
 
     /// Each stream goes on as long as what comes next is taken.
@@ -188,13 +211,12 @@ impl Yard {
 
     /// Whoever is told that his group has nothing left for him leaves.
     fn beat(&mut self) {
-        for which in 0..self.forest.fleet.len() {
-            let name = self.name(which);
-            if self.is_here(which) {
-                let held = self.world.held_by(&name);
-                if self.world.beat(&name, &held).leave {
-                    self.world.leave(&name, &[]);
-                }
+        let seats = self.world.state.fleet().seats().filter(|seat| seat.runner.lost.is_none());
+        let here: Vec<String> = seats.map(|seat| seat.runner.id.to_string()).collect();
+        for name in here {
+            let held = self.world.held_by(&name);
+            if self.world.beat(&name, &held).leave {
+                self.world.leave(&name, &[]);
             }
         }
     }
@@ -244,6 +266,7 @@ impl Yard {
                     self.world.cancel(name);
                 }
             }
+            Step::Provide => self.provide(),
             Step::Pass(span) => {
                 self.world.pass_alive(secs(span), &[]);
                 self.beat();
@@ -265,9 +288,15 @@ impl Yard {
             if row.offer != whole.0.offer {
                 self.world.register(whole.incarnation(&row.incarnation));
             }
-            if matches!(row.standing, Standing::Held { .. } | Standing::Draining) {
-                self.world.resume(&name);
-            }
+        }
+        let away = self
+            .world
+            .state
+            .fleet()
+            .seats()
+            .filter(|seat| matches!(seat.runner.standing, Standing::Held { .. } | Standing::Draining));
+        for name in away.map(|seat| seat.runner.id.to_string()).collect::<Vec<_>>() {
+            self.world.resume(&name);
         }
     }
 
@@ -292,6 +321,7 @@ impl Yard {
         let mut moved = self.world.now;
         while moved + IN_VAIN > self.world.now {
             self.make_whole();
+            self.provide();
             let mut moves = self.submit(usize::MAX);
             self.builds_go_on();
             for task in self.held() {
@@ -318,6 +348,11 @@ impl Yard {
         });
         Err(told.collect::<Vec<_>>().join("\n"))
     }
+}
+
+/// As many as are asked for may come.
+fn declared(class: &Machine) -> DeclaredClass {
+    DeclaredClass { id: id("more"), offer: class.runner("any", false).0.offer, cost: 1.0, max: 100 }
 }
 
 /// Plays what happens in a forest.
