@@ -89,7 +89,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(declared: Vec<Kind>) -> Self {
+    fn new(declared: Vec<Kind>, classes_complete: bool) -> Self {
         let classes = classes(&declared);
         let settings = Settings {
             class_memory: MEMORY,
@@ -97,6 +97,7 @@ impl Watched {
             heartbeat: secs(30),
             lease: secs(90),
             classes,
+            classes_complete,
             ..Settings::default()
         };
         let world = World::empty(settings);
@@ -277,9 +278,10 @@ proptest! {
     #[test]
     fn nothing_is_failed_that_could_still_run_and_nothing_waits_that_never_could(
         declared in proptest::collection::vec(machine(), 0..2),
+        complete in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..30),
     ) {
-        let mut watched = Watched::new(declared);
+        let mut watched = Watched::new(declared, complete);
         for (number, step) in steps.into_iter().enumerate() {
             watched.apply(step, number);
             watched.look_at_rejections()?;

@@ -138,6 +138,17 @@ fn a_kind_of_runner_is_remembered_from_when_the_last_of_it_went() {
 }
 
 #[test]
+fn what_waited_for_a_kind_of_runner_is_rejected_in_the_very_turn_that_forgets_it() {
+    let mut world = World::with_runners([runner("small").cpu(1), runner("big").cpu(8)]);
+    world.leave("big", &[]);
+    world.submit(task("t").cpu(8));
+    world.now = world.now + secs(600);
+    world.turn();
+    assert_eq!(world.said(|fact| matches!(fact, Fact::ClassForgotten { .. })), 1);
+    assert_eq!(world.where_is("t"), "rejected");
+}
+
+#[test]
 fn with_all_classes_declared_nobody_is_waited_for_to_show_himself() {
     let classes = vec![class("large", runner("any").cpu(8))];
     let mut world = World::empty(Settings { classes_complete: true, ..declaring(classes) });
