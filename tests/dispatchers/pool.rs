@@ -1,4 +1,4 @@
-//! A pool to talk to: one dispatcher with a table of its own, or three with one on JetStream.
+//! A pool to talk to: one dispatcher with a table of its own, or one or three with theirs on JetStream.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -46,10 +46,19 @@ impl Pool {
         pool
     }
 
+    /// One with a table on JetStream.
+    pub async fn of_one_on_nats() -> Self {
+        Self::on_nats(1).await
+    }
+
     /// Three that share a table.
     pub async fn of_three() -> Self {
+        Self::on_nats(3).await
+    }
+
+    async fn on_nats(replicas: usize) -> Self {
         let mut pool = Self::new(Some(Broker::start()));
-        for _ in 0..3 {
+        for _ in 0..replicas {
             pool.replicas.push(pool.start("127.0.0.1:0"));
         }
         pool.until("/v1/status", |status| status["leader"] != Value::Null).await;
@@ -167,9 +176,9 @@ impl Pool {
         ByHand::new(id)
     }
 
-    /// Whoever leads dies. One dispatcher is started again; of several another leads.
+    /// Whoever leads dies. One that is alone is started again; of several another leads.
     pub async fn loses_its_leader(&mut self) {
-        if self.broker.is_none() {
+        if self.replicas.len() == 1 {
             let old = self.replicas.pop().expect("one");
             let address = old.address();
             old.process.kill();
@@ -207,13 +216,19 @@ impl Pool {
     }
 }
 
-/// Each story twice: with one dispatcher, and with three.
+/// Each story with one dispatcher, with one on NATS, and with three.
 macro_rules! with_one_and_with_three {
     ($($story:ident),+ $(,)?) => {
         mod with_one {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $story() {
                 super::$story(super::Pool::of_one().await).await;
+            })+
+        }
+        mod with_one_on_nats {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $story() {
+                super::$story(super::Pool::of_one_on_nats().await).await;
             })+
         }
         mod with_three {
