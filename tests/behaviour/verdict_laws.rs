@@ -31,9 +31,42 @@ impl Kind {
     }
 }
 
+/// What a task wants; a build also what a job of it wants.
+#[derive(Debug, Clone, Copy)]
+struct Wants {
+    itself: Kind,
+    job: Option<Kind>,
+}
+
+impl Wants {
+    fn task(self, name: &str) -> TaskBuilder {
+        let like = |task: TaskBuilder, kind: Kind| task.cpu(kind.cpu).arch(kind.arch);
+        match self.job {
+            None => like(task(name), self.itself),
+            Some(job) => like(build(name), self.itself).jobs([like(task("any"), job).shape()]),
+        }
+    }
+
+    /// Whether it could run where `runners` are, each once, and as many of `kinds` as may be.
+    fn could_run(self, runners: &[Kind], kinds: &[Kind]) -> bool {
+        let takes_job = |kind: &Kind| self.job.is_none_or(|job| kind.can_run(job));
+        let beside = |host: &Kind| {
+            let both = self.itself.cpu + self.job.map_or(0, |job| job.cpu);
+            takes_job(host) && both <= host.cpu
+        };
+        let of_kinds = kinds.iter().any(takes_job);
+        let on = |host: &Kind, another: bool| host.can_run(self.itself) && (another || beside(host));
+        kinds.iter().any(|host| on(host, of_kinds || runners.iter().any(takes_job)))
+            || runners.iter().enumerate().any(|(place, host)| {
+                let others = runners.iter().enumerate().filter(|(other, _)| *other != place);
+                on(host, of_kinds || others.into_iter().any(|(_, other)| takes_job(other)))
+            })
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { wants: Kind, patience: Option<u64>, fails: bool, later: Option<u64> },
+    Submit { wants: Wants, patience: Option<u64>, fails: bool, later: Option<u64> },
     Register { which: u8, is: Kind, anew: bool },
     Leave(u8),
     Lose(u8),
@@ -56,13 +89,17 @@ fn wanted() -> impl Strategy<Value = Kind> {
     kind(prop_oneof![3 => Just(""), 2 => Just("amd64"), 1 => Just("arm64")])
 }
 
+fn wants() -> impl Strategy<Value = Wants> {
+    (wanted(), proptest::option::weighted(0.25, wanted())).prop_map(|(itself, job)| Wants { itself, job })
+}
+
 fn option(of: std::ops::Range<u64>) -> impl Strategy<Value = Option<u64>> {
     proptest::option::weighted(0.3, of)
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (wanted(), option(0..200), any::<bool>(), option(1..200))
+        6 => (wants(), option(0..200), any::<bool>(), option(1..200))
             .prop_map(|(wants, patience, fails, later)| Step::Submit { wants, patience, fails, later }),
         4 => (0..3u8, machine(), any::<bool>()).prop_map(|(which, is, anew)| Step::Register { which, is, anew }),
         2 => (0..3u8).prop_map(Step::Leave),
@@ -82,7 +119,7 @@ struct Watched {
     /// What was there, and until when.
     gone: Vec<(Kind, Time)>,
     declared: Vec<Kind>,
-    wants: BTreeMap<TaskId, Kind>,
+    wants: BTreeMap<TaskId, Wants>,
     took_over: Time,
     facts: usize,
     starts: u32,
@@ -125,14 +162,14 @@ impl Watched {
 
     /// Whether something that is there, was there not too long ago, or is declared could run the task.
     fn could_run(&self, task: &TaskId, at: Time) -> bool {
-        let wanted = self.wants[task];
         let here = self.here.iter().filter(|(name, _)| {
             self.world.state.runner(&id(name)).is_some()
                 && self.lost(name).is_none_or(|lost| lost + MEMORY > at)
         });
         let gone = self.gone.iter().filter(|(_, until)| *until + MEMORY > at);
-        let known = here.map(|(_, kind)| kind).chain(gone.map(|(kind, _)| kind)).chain(&self.declared);
-        known.into_iter().any(|kind| kind.can_run(wanted))
+        let here: Vec<Kind> = here.map(|(_, kind)| *kind).collect();
+        let kinds: Vec<Kind> = gone.map(|(kind, _)| *kind).chain(self.declared.iter().copied()).collect();
+        self.wants[task].could_run(&here, &kinds)
     }
 
     fn forget(&mut self, name: &str) {
@@ -145,8 +182,7 @@ impl Watched {
         match step {
             Step::Submit { wants, patience, fails, later } => {
                 let name = format!("t{number}");
-                let task = task(&name).cpu(wants.cpu).arch(wants.arch).attempts(100);
-                let task = task.if_unplaceable(match patience {
+                let task = wants.task(&name).attempts(100).if_unplaceable(match patience {
                     None if fails => IfUnplaceable::Fail,
                     None => IfUnplaceable::Hold,
                     Some(span) => IfUnplaceable::FailAfter(secs(span)),
