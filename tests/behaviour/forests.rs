@@ -204,8 +204,8 @@ fn fleet() -> impl Strategy<Value = Vec<Machine>> {
 pub fn forest() -> impl Strategy<Value = Forest> {
     (
         (fleet(), proptest::option::weighted(0.4, machine())),
-        proptest::collection::vec(tree(), 1..6),
-        proptest::collection::vec(wish(5), 0..8),
+        proptest::collection::vec(tree(), 1..5),
+        proptest::collection::vec(wish(5), 0..6),
         2..12usize,
         0..40u64,
         (0..30u64, 0..30u64),

@@ -221,6 +221,16 @@ impl Yard {
         }
     }
 
+    fn pass(&mut self, span: Duration) {
+        let mut left = span;
+        while !left.is_zero() {
+            let now = left.min(self.world.state.settings.heartbeat);
+            self.world.pass(now);
+            self.beat();
+            left -= now;
+        }
+    }
+
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Submit(count) => {
@@ -267,10 +277,7 @@ impl Yard {
                 }
             }
             Step::Provide => self.provide(),
-            Step::Pass(span) => {
-                self.world.pass_alive(secs(span), &[]);
-                self.beat();
-            }
+            Step::Pass(span) => self.pass(secs(span)),
             Step::TakeOver => self.world.take_over(),
         }
         self.builds_go_on();
@@ -338,8 +345,7 @@ impl Yard {
             if moves {
                 moved = self.world.now;
             } else {
-                self.world.pass_alive(secs(20), &[]);
-                self.beat();
+                self.pass(secs(20));
             }
         }
         let waiting = self.world.state.tasks().filter(|task| !task.is_ended());
@@ -365,7 +371,7 @@ fn grown(forest: Forest, steps: &[Step], change: impl FnOnce(&mut Settings)) -> 
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec(step(), 1..30)
+    proptest::collection::vec(step(), 1..25)
 }
 
 proptest! {

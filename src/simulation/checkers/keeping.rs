@@ -19,9 +19,11 @@ use crate::model::{
     RunnerState, TaskId, Time, TurnRecord,
 };
 
-/// So long, and for so many turns of one leader, a runner may not be kept that should be.
+/// So long, and for so many looks at one leader's turns, a runner may not be kept that should be.
 const KEPT_WITHIN: Duration = Duration::from_secs(20);
-const KEPT_WITHIN_TURNS: u32 = 20;
+const KEPT_WITHIN_LOOKS: u32 = 10;
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A task that was admitted and has not ended.
 #[derive(Debug)]
@@ -53,7 +55,8 @@ pub(super) struct Keeping {
     paused: BTreeSet<QueueId>,
     pool_paused: bool,
     leader: Uuid,
-    /// Since when, and for how many turns, a runner should be kept for a task.
+    look_at: Time,
+    /// Since when, and for how many looks, a runner should have been kept for a task.
     due: BTreeMap<TaskId, (Time, u32)>,
 }
 
@@ -69,6 +72,7 @@ impl Keeping {
             paused: BTreeSet::new(),
             pool_paused: false,
             leader: Uuid::nil(),
+            look_at: Time(0),
             due: BTreeMap::new(),
         }
     }
@@ -94,7 +98,10 @@ impl Keeping {
             self.leader = turn.id.leader;
             self.due.clear();
         }
-        found.extend(self.look(turn.at));
+        if self.look_at <= turn.at {
+            self.look_at = turn.at + LOOK_EVERY;
+            found.extend(self.look(turn.at));
+        }
         found
     }
 
@@ -196,9 +203,9 @@ impl Keeping {
         self.due.retain(|task, _| missing.contains(task));
         let mut found = Vec::new();
         for task in missing {
-            let (since, turns) = self.due.entry(task.clone()).or_insert((now, 0));
-            *turns += 1;
-            if now > *since + KEPT_WITHIN && *turns > KEPT_WITHIN_TURNS {
+            let (since, looks) = self.due.entry(task.clone()).or_insert((now, 0));
+            *looks += 1;
+            if now > *since + KEPT_WITHIN && *looks > KEPT_WITHIN_LOOKS {
                 found.push(format!("no runner has been kept for {task} since {since}"));
             }
         }
