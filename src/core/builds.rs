@@ -84,6 +84,11 @@ fn keeps_room(
     }
 }
 
+/// Whether one job of `shape` could run on another runner than `host` once all jobs have ended.
+pub(super) fn has_room_elsewhere(state: &State, shape: &Shape, host: &Seat) -> bool {
+    state.fleet().seats().any(|seat| seat.runner.id != host.runner.id && has_room(state, seat, shape, None))
+}
+
 /// A job shape of a running build that no runner has room for, even once all jobs have ended.
 pub fn stranded_shape(state: &State) -> Option<Arc<Shape>> {
     state

@@ -96,7 +96,9 @@ fn demands(state: &State) -> BTreeMap<Arc<Shape>, Demand> {
             // What blocks a build while none runs is that its own jobs would have no room: no end brings that.
             let missing = (of_builds && !builds_run)
                 .then(|| builds::blocked_by(state, &mut Witnesses::default(), &key.shape, &key.jobs, seat));
-            if let Some(job) = missing.flatten() {
+            // Where it has room beside the build's runner, its group is in the way, and one more would not help.
+            let missing = missing.flatten().filter(|job| !builds::has_room_elsewhere(state, job, seat));
+            if let Some(job) = missing {
                 let build = state.waiting(key, first).map(|task| task.id.clone());
                 // Where no class takes such a job, another runner for the build itself leaves it its room.
                 let shape = if fits_a_class(state, &job) { job } else { key.shape.clone() };
