@@ -4,8 +4,10 @@ mod behaviour {
     mod admission;
     mod blame;
     mod builds;
+    mod builds_in_trouble;
     mod commands;
     mod explain;
+    mod forests;
     mod group_laws;
     mod groups;
     mod intents;
@@ -16,7 +18,10 @@ mod behaviour {
     mod placement;
     mod reservations;
     mod transcripts;
+    mod trees;
+    mod verdict_laws;
     mod verdicts;
+    mod verdicts_under_change;
     mod wakeups;
     mod words;
     pub mod world;

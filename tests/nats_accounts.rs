@@ -226,6 +226,7 @@ async fn each_user_says_and_hears_what_is_its_own() {
         "longshore.runner.register.runner-2",
         "longshore.job.end.runner-2",
         "longshore.assign.runner-2",
+        "longshore.output.runner-2.t1.1.2.3",
         "longshore.history",
     ] {
         runner.may_not_publish(subject).await;
@@ -262,6 +263,8 @@ fn the_accounts_share_exactly_the_subjects_of_the_protocol() {
     services.extend(names.report_filters());
     services.extend(Ask::ALL.map(|ask| names.asks(ask)));
     services.insert(names.command());
+    // Runner, task, and the three parts of a token.
+    services.insert(names.output_filter().replace('>', "*.*.*.*.*"));
     let streams = BTreeSet::from(["longshore.assign.*".to_owned(), "longshore.event.>".to_owned()]);
 
     let after = |mark: &str| -> BTreeSet<String> {

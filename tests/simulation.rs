@@ -168,6 +168,9 @@ knock_outs! {
     groups_must_keep_their_bound: settings.guards.group_bound in full_of_groups;
     groups_must_keep_their_order: settings.guards.group_order in full_of_groups;
     groups_must_stop_after_a_failure: settings.guards.group_stops in full_of_groups;
+    a_runner_must_be_kept_for_whoever_waits_too_long: settings.guards.reservations in any_world;
+    few_runners_must_be_kept: settings.guards.kept_share in any_world;
+    what_is_kept_must_be_kept: settings.guards.kept_holds in any_world;
     runners_that_are_starting_must_not_be_asked_for_again: settings.guards.starting_counts in on_demand;
     work_must_end_with_its_lease: safeguards.lease_ends_work in any_world;
     tokens_that_are_over_must_be_refused: safeguards.spent_tokens in any_world;

@@ -30,7 +30,7 @@ struct Start<'a> {
 
 /// Whether one job of `shape` could run on `seat` once all jobs have ended, with `start` there besides.
 fn has_room(state: &State, seat: &Seat, shape: &Shape, start: Option<Start<'_>>) -> bool {
-    if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) {
+    if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) || seat.is_dismissed() {
         return false;
     }
     if fit::never(shape, &seat.runner.offer).is_some() {
@@ -82,6 +82,11 @@ fn keeps_room(
         }
         None => false,
     }
+}
+
+/// Whether one job of `shape` could run on another runner than `host` once all jobs have ended.
+pub(super) fn has_room_elsewhere(state: &State, shape: &Shape, host: &Seat) -> bool {
+    state.fleet().seats().any(|seat| seat.runner.id != host.runner.id && has_room(state, seat, shape, None))
 }
 
 /// A job shape of a running build that no runner has room for, even once all jobs have ended.

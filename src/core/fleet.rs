@@ -32,10 +32,17 @@ impl Seat {
         match (self.runner.state(), &self.runner.standing) {
             (RunnerState::Lost, _) => return Some(Misfit::Lost),
             (_, Standing::Held { reason }) => return Some(Misfit::Held { reason: reason.clone() }),
-            (RunnerState::Draining, _) if !of_running_build => return Some(Misfit::Draining),
+            (RunnerState::Draining, _) if !of_running_build || self.is_dismissed() => {
+                return Some(Misfit::Draining);
+            }
             _ => {}
         }
         fit::never(shape, &self.runner.offer).or_else(|| fit::room(shape, &self.runner.offer, &self.held))
+    }
+
+    /// Whether it was told to leave: then it gets nothing more, also no job of a running build.
+    pub fn is_dismissed(&self) -> bool {
+        self.runner.standing == Standing::Dismissed
     }
 
     fn room(&self) -> Room {
@@ -345,8 +352,8 @@ impl Fleet {
         let profile = &mut self.profiles[seat.profile];
         match seat.runner.state() {
             RunnerState::Ready => Some(&mut profile.ready),
-            RunnerState::Draining => Some(&mut profile.draining),
-            RunnerState::Held | RunnerState::Lost => None,
+            RunnerState::Draining if !seat.is_dismissed() => Some(&mut profile.draining),
+            RunnerState::Draining | RunnerState::Held | RunnerState::Lost => None,
         }
     }
 }

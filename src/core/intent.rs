@@ -96,8 +96,12 @@ fn demands(state: &State) -> BTreeMap<Arc<Shape>, Demand> {
             // What blocks a build while none runs is that its own jobs would have no room: no end brings that.
             let missing = (of_builds && !builds_run)
                 .then(|| builds::blocked_by(state, &mut Witnesses::default(), &key.shape, &key.jobs, seat));
-            if let Some(shape) = missing.flatten() {
+            // Where it has room beside the build's runner, its group is in the way, and one more would not help.
+            let missing = missing.flatten().filter(|job| !builds::has_room_elsewhere(state, job, seat));
+            if let Some(job) = missing {
                 let build = state.waiting(key, first).map(|task| task.id.clone());
+                // Where no class takes such a job, another runner for the build itself leaves it its room.
+                let shape = if fits_a_class(state, &job) { job } else { key.shape.clone() };
                 need(&mut demands, shape, build, first);
             }
             continue;
@@ -116,11 +120,16 @@ fn demands(state: &State) -> BTreeMap<Arc<Shape>, Demand> {
     demands
 }
 
-/// A runner for one job of `shape`, so that `build` can start.
+fn fits_a_class(state: &State, shape: &Shape) -> bool {
+    state.settings.classes.iter().any(|class| fit::never(shape, &class.offer).is_none())
+}
+
+/// A runner for one task of `shape`, the build or a job of it, so that `build` can start.
 fn need(demands: &mut BTreeMap<Arc<Shape>, Demand>, shape: Arc<Shape>, build: Option<TaskId>, first: Rank) {
+    let for_jobs = shape.kind == Kind::Job;
     let demand = demands.entry(shape).or_insert_with(|| Demand::new(first));
     demand.tasks = demand.tasks.max(1);
-    demand.for_jobs = true;
+    demand.for_jobs |= for_jobs;
     if demand.named.is_empty() {
         demand.named.extend(build);
     }

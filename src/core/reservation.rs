@@ -96,7 +96,7 @@ impl Considered {
 pub(super) fn against<'a>(state: &'a State, task: &Task, seat: &Seat) -> Option<&'a Arc<Reservation>> {
     let kept = state.reservations().on(&seat.runner.id)?;
     let keeper = state.task(kept.task.as_str())?;
-    if keeper.id == task.id || state.is_of_running_build(task) {
+    if keeper.id == task.id || state.is_of_running_build(task) || !state.settings.guards.kept_holds {
         return None;
     }
     if state.place_of(task).1 < state.place_of(keeper).1 {
@@ -169,7 +169,8 @@ fn line_has_one(state: &State, key: &LineKey) -> bool {
 }
 
 fn may_keep_more(state: &State) -> bool {
-    state.reservations().len() < (state.fleet().ready() / SHARE).max(1)
+    let most = (state.fleet().ready() / SHARE).max(1);
+    state.reservations().len() < most || !state.settings.guards.kept_share
 }
 
 /// The runner on which a task fits soonest, and by when at the latest if that can be told: of those equally soon

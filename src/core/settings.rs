@@ -147,6 +147,10 @@ pub struct Guards {
     pub rearm_leases: bool,
     /// A runner is kept for a task that waited too long.
     pub reservations: bool,
+    /// Of the ready runners at most a quarter is kept.
+    pub kept_share: bool,
+    /// On a kept runner nothing starts that would be in the way of its task.
+    pub kept_holds: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
     /// A task waits for runners that hold something of its own.
@@ -173,6 +177,8 @@ impl Default for Guards {
             tombstones: true,
             rearm_leases: true,
             reservations: true,
+            kept_share: true,
+            kept_holds: true,
             leases_end: true,
             locality: true,
             group_bound: true,

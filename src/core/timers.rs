@@ -26,10 +26,11 @@ pub(super) fn run(draft: &mut Draft) {
     work_off_builds(draft);
     end_deadlines(draft);
     settle(draft);
+    // Before anybody is judged: what is forgotten will not come back for what waits.
+    forget_runners(draft);
     verdict::judge(draft);
     verdict::end_impatient(draft);
     ask_again(draft);
-    forget_runners(draft);
     forget_ended(draft);
     group::work_off(draft);
     if draft.state.families.next_to_work_off().is_some() {

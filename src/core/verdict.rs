@@ -87,13 +87,11 @@ fn jobs_missing(state: &State, build: &Shape, jobs: &[Arc<Shape>], host: &Arc<Of
             return false;
         }
         let several_hosts = state.fleet().seats().filter(|seat| seat.runner.offer == *host).nth(1).is_some();
-        let declared = state.settings.classes.iter().map(|class| (&class.offer, true));
-        let remembered = state.classes().map(|class| (&class.offer, class.offer != *host));
-        let seen = state.fleet().offers().map(|offer| (offer, offer != host || several_hosts));
-        declared
-            .chain(remembered)
-            .chain(seen)
-            .any(|(offer, another)| another && fit::never(job, offer).is_none())
+        // Of a class, declared or remembered, several may come.
+        let declared = state.settings.classes.iter().map(|class| &class.offer);
+        let remembered = state.classes().map(|class| &class.offer);
+        let seen = state.fleet().offers().filter(|offer| *offer != host || several_hosts);
+        declared.chain(remembered).chain(seen).any(|offer| fit::never(job, offer).is_none())
     };
     let beside_it = |job: &Shape| fit::never(job, host).is_none() && fit::room(job, host, &beside).is_none();
     jobs.iter().find(|job| !beside_it(job) && !elsewhere(job)).cloned()

@@ -77,6 +77,9 @@ impl World {
             }
             self.join_group(&mut task, &mut groups);
             let endless = self.faults.message_lost > 0 && self.random.chance(30);
+            if number % 3 == 1 && !endless {
+                task["timeout"] = ["4s", "12s", "40s"][number / 3 % 3].into();
+            }
             let first = if self.options.builds_first { 60 } else { 0 };
             let at = first + self.random.below(self.options.submit_within);
             self.plan(task, Vec::new(), endless, Some(at));

@@ -86,6 +86,8 @@ impl World {
         let jobs = plan.map(|plan| plan.jobs.clone()).unwrap_or_default();
         let endless = plan.is_some_and(|plan| plan.endless);
         let span = self.random.between(50, self.options.longest_work);
+        let timeout = work.order.timeout.map(|span| u64::try_from(span.as_millis()).expect("a few seconds"));
+        let span = timeout.map_or(span, |timeout| span.min(timeout));
         let fails = self.random.chance(self.faults.work_failed);
         let incarnation = self.runners[id].incarnation;
         let work = self.work(id, held).expect("it just began");

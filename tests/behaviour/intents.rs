@@ -5,7 +5,7 @@ use longshore::core::input::{Answer, Command, Commanded, Input};
 use longshore::model::*;
 use proptest::prelude::*;
 
-use super::world::{RunnerBuilder, World, build, id, runner, secs, task};
+use super::world::{RunnerBuilder, TaskBuilder, World, build, id, runner, secs, task};
 
 fn class(name: &str, like: RunnerBuilder, cost: f64, max: u32) -> DeclaredClass {
     DeclaredClass { id: id(name), offer: like.0.offer, cost, max }
@@ -365,6 +365,38 @@ fn a_build_from_zero_gets_its_runner_and_then_one_for_its_jobs() {
     assert!(jobs.reason.contains("no runner has room for a job of a build"), "{}", jobs.reason);
     world.register(started_for("s2", &jobs));
     assert_ne!(world.where_is("b"), "pending");
+}
+
+#[test]
+fn a_build_that_would_take_the_only_room_of_its_jobs_asks_for_a_runner_of_its_own() {
+    let hosts = class("hosts", runner("any").cpu(1).queues(&["fast"]), 1.0, 10);
+    let mut world =
+        World::with(Settings { classes: vec![hosts], ..Settings::default() }, [runner("r").cpu(3)]);
+    world.submit(build("b").queue("fast").jobs([task("x").cpu(3).shape()]));
+    world.pass_alive(secs(2), &[]);
+    let intent = world.only_intent();
+    assert_eq!((intent.shape.kind, intent.asked), (Kind::Build, 1), "no class takes its jobs");
+    assert_eq!(intent.tasks, [id("b")]);
+    world.ack(&intent, None);
+    world.register(started_for("h1", &intent).cpu(1).queues(&["fast"]));
+    assert_eq!(world.where_is("b"), "h1");
+    world.pass_alive(secs(2), &[]);
+    assert_eq!(world.asked(), []);
+}
+
+#[test]
+fn a_build_whose_group_keeps_its_jobs_beside_it_asks_for_no_runner_where_they_could_be_alone() {
+    let one = Terms { max_runners: Some(1), ordered: false, stop_on_failure: false };
+    let fleet = [runner("r").cpu(3), runner("s1").cpu(2).cost(2.0), runner("big").cpu(8)];
+    let small = class("small", runner("any").cpu(2), 1.0, 10);
+    let mut world = World::with(Settings { classes: vec![small], ..Settings::default() }, fleet);
+    world.hold("big");
+    let two_cores = |task: TaskBuilder| task.cpu(2).group("g", one);
+    world.submit(two_cores(build("b")).jobs([two_cores(task("x")).shape()]));
+    world.pass_alive(secs(5), &[]);
+    assert_eq!((world.where_is("b"), world.asked()), ("pending".into(), vec![]));
+    world.resume("big");
+    assert_eq!(world.where_is("b"), "big");
 }
 
 #[test]

@@ -65,8 +65,8 @@ impl State {
             }
         }
         if step.is_none_or(|step| step == Step::Open) {
-            // What comes into its line later than into the table was not judged when it was admitted.
-            if step.is_some() || wake != Wake::Pending {
+            // What comes into its line later than into the table, or again, was not judged when it was admitted.
+            if step.is_some() || wake != Wake::Pending || task.attempt > 0 {
                 self.watch.judge.lines.insert(key.clone());
             }
             self.wakes.line(&key, wake);

@@ -2,12 +2,13 @@
 //!
 //! Law: `ownership`, `capacity`, `groups`, `promises`, `pace`, `pause` and `asking` read what producers were told or
 //! asked, the marks the work itself wrote down, how machines truly are, and the facts of committed turns, never a row.
-//! `locality` reads these, and from rows only which runner is known to hold what. `tables` compares states with each
-//! other and with their own rows.
+//! `locality` reads these, and from rows only which runner is known to hold what; `keeping` only which runners are ready.
+//! `tables` compares states with each other and with their own rows.
 
 mod asking;
 mod capacity;
 mod groups;
+mod keeping;
 mod locality;
 mod ownership;
 mod pace;
@@ -57,6 +58,7 @@ pub(crate) struct Checkers {
     locality: locality::Locality,
     pause: pause::Pause,
     asking: asking::Asking,
+    keeping: keeping::Keeping,
     /// A runner went since the last build was placed.
     fleet_shrank: bool,
 }
@@ -73,6 +75,7 @@ impl Checkers {
             locality: locality::Locality::new(settings.clone()),
             pause: pause::Pause::default(),
             asking: asking::Asking::new(settings.clone()),
+            keeping: keeping::Keeping::new(settings.clone()),
             tables: tables::Tables::new(settings, table),
             fleet_shrank: false,
         }
@@ -142,6 +145,7 @@ impl Checkers {
     /// A submission reached the inbox.
     pub fn submitted(&mut self, task: &Arc<NewTask>) {
         self.locality.submitted(task);
+        self.keeping.submitted(task);
         self.pause.submitted(task);
         if task.shape.kind == Kind::Job {
             self.pace.submitted(task);
@@ -205,6 +209,8 @@ impl Checkers {
         self.note(now, "locality", found);
         let found = self.asking.said(&turn.facts);
         self.note(now, "asking", found);
+        let found = self.keeping.committed(turn);
+        self.note(now, "keeping", found);
         for fact in &turn.facts {
             self.pace.said(fact);
             let found = self.pause.said(fact);
