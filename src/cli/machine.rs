@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use crate::model::{Id, RunnerId};
+pub(super) use crate::runner::machine::{arch, os};
 
 /// The machine's name as a legal id: what is not legal becomes `-`.
 pub(super) fn name() -> RunnerId {
@@ -32,23 +33,6 @@ pub(super) fn memory() -> Option<u64> {
     let total: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
     let limit = read("/sys/fs/cgroup/memory.max").and_then(|limit| limit.trim().parse().ok());
     Some((total << 10).min(limit.unwrap_or(u64::MAX)))
-}
-
-/// The architecture as image platforms call it.
-pub(super) fn arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
-/// The operating system as image platforms call it.
-pub(super) fn os() -> &'static str {
-    match std::env::consts::OS {
-        "macos" => "darwin",
-        other => other,
-    }
 }
 
 /// Where this user's programs keep what must survive them.

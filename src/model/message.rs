@@ -133,6 +133,69 @@ pub struct End {
     pub artifacts: Vec<ArtifactId>,
 }
 
+impl End {
+    /// It did what was asked.
+    pub fn succeeded() -> Self {
+        Self::of(AttemptOutcome::Succeeded, None)
+    }
+
+    /// It failed on its own account, and why.
+    pub fn failed(why: impl Into<Arc<str>>) -> Self {
+        Self::of(AttemptOutcome::Failed, Some(why.into()))
+    }
+
+    /// It ended early because it was asked to stop.
+    pub fn stopped() -> Self {
+        Self::of(AttemptOutcome::Cancelled, None)
+    }
+
+    /// Its runner gives it back, and why: it is placed again, and no attempt is spent.
+    pub fn handed_back(why: impl Into<Arc<str>>) -> Self {
+        Self::of(AttemptOutcome::Handback, Some(why.into()))
+    }
+
+    /// It does not fit here, and why: it is placed again, on other runners first, and no attempt is spent.
+    pub fn refused(why: impl Into<Arc<str>>) -> Self {
+        Self::of(AttemptOutcome::Refused, Some(why.into()))
+    }
+
+    /// The same with an exit code.
+    #[must_use]
+    pub fn with_exit_code(self, code: i32) -> Self {
+        Self { exit_code: Some(code), ..self }
+    }
+
+    /// The same with a message, of which the last 4 KiB are kept.
+    #[must_use]
+    pub fn with_message(self, message: impl Into<Arc<str>>) -> Self {
+        Self { message: Some(message.into()), ..self }
+    }
+
+    /// The same with what the runner holds since.
+    #[must_use]
+    pub fn with_artifacts(self, artifacts: impl IntoIterator<Item = ArtifactId>) -> Self {
+        Self { artifacts: artifacts.into_iter().collect(), ..self }
+    }
+
+    fn of(outcome: AttemptOutcome, message: Option<Arc<str>>) -> Self {
+        Self { outcome, exit_code: None, message, artifacts: Vec::new() }
+    }
+}
+
+/// Work that says nothing has succeeded.
+impl From<()> for End {
+    fn from((): ()) -> Self {
+        Self::succeeded()
+    }
+}
+
+/// Work that broke off with an error has failed, and the error says why.
+impl<T: Into<End>, E: std::fmt::Display> From<Result<T, E>> for End {
+    fn from(done: Result<T, E>) -> Self {
+        done.map_or_else(|why| Self::failed(why.to_string()), Into::into)
+    }
+}
+
 /// How an attempt ended, as its runner saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AttemptOutcome {

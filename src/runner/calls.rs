@@ -15,8 +15,6 @@ use super::pause::Pause;
 use super::session::Input;
 use crate::model::{Heartbeat, Leave, Registration, RunnerId, Token};
 
-/// How long one poll waits for something to do.
-const POLL: Duration = Duration::from_secs(30);
 /// How long a poll that brought nothing new is followed by another.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How long the farewell is tried.
@@ -63,10 +61,11 @@ pub(super) async fn heartbeat(link: Arc<dyn Link>, heartbeat: Heartbeat, inputs:
     let _ = inputs.send(input);
 }
 
-/// Polls for deliveries for as long as work is taken. Ends when nobody listens.
+/// Polls for deliveries for as long as work is taken, each time for up to `wait`. Ends when nobody listens.
 pub(super) async fn poll(
     link: Arc<dyn Link>,
     runner: RunnerId,
+    wait: Duration,
     mut listens: watch::Receiver<bool>,
     inputs: UnboundedSender<Input>,
 ) {
@@ -76,7 +75,7 @@ pub(super) async fn poll(
         if listens.wait_for(|listens| *listens).await.is_err() {
             return;
         }
-        match link.next_delivery(&runner, POLL).await {
+        match link.next_delivery(&runner, wait).await {
             Ok(delivery) => {
                 pause.reset();
                 let tokens = delivery.assignments.iter().map(|assignment| (assignment.token, false));

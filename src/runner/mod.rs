@@ -1,5 +1,38 @@
 //! The other side: a runner, which takes assignments under a lease, runs them and reports how they ended.
 //!
+//! A runner of your own is a function, and what it offers:
+//!
+//! ```no_run
+//! use std::{io::Write, time::Duration};
+//!
+//! use longshore::runner::{Attempt, End, Runner, Update};
+//!
+//! async fn greet(mut attempt: Attempt) -> Result<End, std::io::Error> {
+//!     writeln!(attempt.output, "hello from {}, attempt {}", attempt.task, attempt.number)?;
+//!     tokio::select! {
+//!         () = tokio::time::sleep(Duration::from_secs(3)) => Ok(End::succeeded()),
+//!         Some(Update::Stop { .. }) = attempt.updates.next() => Ok(End::stopped()),
+//!     }
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let runner = Runner::builder()
+//!     .url("http://127.0.0.1:8080") // or nats://127.0.0.1:4222
+//!     .id("greeter")
+//!     .data_dir("/var/lib/greeter")
+//!     .cpu(2.0)
+//!     .memory(4 << 30)
+//!     .run(greet)
+//!     .build()
+//!     .await?;
+//! runner.run_until(tokio::signal::ctrl_c()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Builder`] says what else can be set, [`Builder::run`] what a function must know, and [`backend`] what a back end
+//! of your own must promise. `docs/runners.md` is the longer story.
+//!
 //! [`session`] decides, purely; this loop carries out what it says and tells it what happened. The law of the
 //! loop: it never waits for a disk, a network or a process, so that work can always be ended in time.
 //!
@@ -12,7 +45,11 @@ pub mod nats;
 pub mod outbox;
 pub mod session;
 
+mod attempt;
+mod builder;
 mod calls;
+mod environment;
+pub(crate) mod machine;
 pub mod output;
 mod pause;
 mod posting;
@@ -26,13 +63,17 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::model::{ArtifactId, ClassId, Held, IntentId, Leave, Offer, RunnerId};
+pub use crate::model::{ArtifactId, AttemptOutcome, End, Kind, TaskId, Token, WorkOrder};
+use crate::model::{ClassId, Held, IntentId, Leave, Offer, RunnerId};
+pub use attempt::{Attempt, Update, Updates};
 use backend::{Backend, group::StillThere};
+pub use builder::{BuildError, Builder};
 use link::Link;
 use outbox::{Keep, Outbox, OutboxError};
+pub use output::OutputWriter;
 use output::Outputs;
 use running::{Running, Ways};
 use session::{Input, Output, Session, SessionConfig};
@@ -68,6 +109,8 @@ pub struct RunnerConfig {
     pub masked: Vec<String>,
     /// How long after an attempt ended here the same task is started again at the earliest.
     pub min_retry: Duration,
+    /// How long it waits for something to do before it asks again.
+    pub poll: Duration,
 }
 
 impl RunnerConfig {
@@ -87,6 +130,7 @@ impl RunnerConfig {
             output_limit: 1 << 20,
             masked: Vec::new(),
             min_retry: Duration::from_secs(1),
+            poll: Duration::from_secs(30),
         }
     }
 
@@ -107,6 +151,7 @@ impl RunnerConfig {
 
 /// Why a runner cannot run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunnerError {
     #[error("open the runner's outbox: {0}")]
     Outbox(#[from] OutboxError),
@@ -137,6 +182,22 @@ impl Runner {
         Self { config, link, backend }
     }
 
+    /// Says step by step what a runner is.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs until `stop` resolves and it has left, as [`Runner::run`] does.
+    pub async fn run_until(self, stop: impl Future) -> Result<(), RunnerError> {
+        let cancelled = CancellationToken::new();
+        let mut running = std::pin::pin!(self.run(cancelled.clone()));
+        tokio::select! {
+            ended = &mut running => return ended,
+            _ = stop => cancelled.cancel(),
+        }
+        running.await
+    }
+
     /// Runs until it is cancelled and has left: what was not started is handed back, what runs is stopped.
     ///
     /// What an earlier start left running is ended first. Fails if the outbox cannot be used, if what was left
@@ -159,7 +220,7 @@ impl Runner {
         let id = self.config.id.clone();
         let posting = posting::post(self.link.clone(), id.clone(), posted, inputs.clone());
         let _posting = AbortOnDropHandle::new(tokio::spawn(posting));
-        let polling = calls::poll(self.link.clone(), id, listening, inputs.clone());
+        let polling = calls::poll(self.link.clone(), id, self.config.poll, listening, inputs.clone());
         let _polling = AbortOnDropHandle::new(tokio::spawn(polling));
         let outputs = Outputs::new(self.config.output_limit);
         let sending = outputs.clone().send(self.link.clone(), self.config.id.clone());

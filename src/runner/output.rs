@@ -233,7 +233,7 @@ impl Drop for Begun {
     }
 }
 
-/// Where a back end puts what its work writes.
+/// Where what an attempt writes goes: to `longshore logs`, with secrets masked and within the runner's limit.
 #[derive(Debug, Clone, Default)]
 pub struct OutputWriter(Option<Arc<Begun>>);
 
@@ -250,6 +250,18 @@ impl OutputWriter {
         output.left_out += (bytes.len() - kept) as u64;
         drop(waiting);
         begun.shared.news.notify_one();
+    }
+}
+
+/// Never fails and never waits.
+impl std::io::Write for OutputWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        OutputWriter::write(self, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

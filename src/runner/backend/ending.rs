@@ -20,6 +20,15 @@ struct Made {
     end_at: Option<Instant>,
 }
 
+/// What it is called when work ends as it was asked to, and when it is made to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ways {
+    pub asked: &'static str,
+    pub forced: &'static str,
+}
+
+const SIGNALS: Ways = Ways { asked: "ended by TERM", forced: "ended by KILL" };
+
 /// The wishes that one attempt end.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -72,6 +81,11 @@ impl Ending {
         self.made.get_or_insert(Made { timed_out: false, grace: Duration::ZERO, end_at: None });
     }
 
+    /// How long work that has run out of its time is given.
+    pub(super) fn timeout_grace(&self) -> Duration {
+        self.timeout_grace
+    }
+
     fn make(&mut self, timed_out: bool, grace: Duration) -> Option<Signal> {
         let now = Instant::now();
         let first = self.made.is_none();
@@ -91,15 +105,21 @@ impl Ending {
         None
     }
 
+    /// What it means that it was made to end, if it was, and why and how that happened.
+    pub(super) fn reason(&self, ways: Ways) -> Option<(AttemptOutcome, String)> {
+        let made = self.made.as_ref()?;
+        let how = made.how(ways);
+        if !made.timed_out {
+            return Some((AttemptOutcome::Cancelled, format!("stopped: {how}")));
+        }
+        let limit = self.limit.map(|(limit, _)| limit).unwrap_or_default();
+        Some((AttemptOutcome::Failed, format!("timed out after {}, {how}", format_span(limit))))
+    }
+
     /// What is said of an attempt that has ended, with the last lines it wrote.
     pub(super) fn end(&self, exit: Exit, tail: &Tail) -> End {
-        let (outcome, reason) = match &self.made {
-            Some(made) if made.timed_out => {
-                let limit = self.limit.map(|(limit, _)| limit).unwrap_or_default();
-                let reason = format!("timed out after {}, {}", format_span(limit), made.how());
-                (AttemptOutcome::Failed, Some(reason))
-            }
-            Some(made) => (AttemptOutcome::Cancelled, Some(format!("stopped: {}", made.how()))),
+        let (outcome, reason) = match self.reason(SIGNALS) {
+            Some((outcome, reason)) => (outcome, Some(reason)),
             None if exit.code == Some(0) => (AttemptOutcome::Succeeded, None),
             None => (AttemptOutcome::Failed, exit.by_itself),
         };
@@ -115,11 +135,12 @@ impl Ending {
 }
 
 impl Made {
-    fn how(&self) -> String {
+    fn how(&self, ways: Ways) -> String {
+        let Ways { asked, forced } = ways;
         match self.end_at {
-            Some(_) => format!("ended by TERM within a grace of {}", format_span(self.grace)),
-            None if self.grace.is_zero() => "ended by KILL without a grace".to_owned(),
-            None => format!("ended by KILL after a grace of {}", format_span(self.grace)),
+            Some(_) => format!("{asked} within a grace of {}", format_span(self.grace)),
+            None if self.grace.is_zero() => format!("{forced} without a grace"),
+            None => format!("{forced} after a grace of {}", format_span(self.grace)),
         }
     }
 }

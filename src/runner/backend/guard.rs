@@ -242,6 +242,17 @@ impl Watched {
     }
 }
 
+/// Is the guard, as [`stand`], if this process was started as one by a back end that was given
+/// [`THIS_PROGRAM`](super::process::THIS_PROGRAM); says whether it was. The first thing a main does whose runner uses
+/// such a back end: `if stand_if_called().await? { return Ok(()) }`.
+pub async fn stand_if_called() -> io::Result<bool> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((first, rest)) if first == "guard" => stand(Containers::named(rest)).await.map(|()| true),
+        _ => Ok(false),
+    }
+}
+
 /// Is the guard until the other end of standard input is gone, and ends what is left then: processes, and containers if
 /// it is to guard any.
 pub async fn stand(containers: Option<Containers>) -> io::Result<()> {

@@ -9,6 +9,7 @@
 
 pub mod docker;
 mod ending;
+pub mod function;
 pub mod group;
 pub mod guard;
 pub mod noop;
@@ -23,9 +24,11 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::environment;
 pub use super::output::OutputWriter;
-use crate::model::{End, Held, Kind, Traceparent, WorkOrder};
+use crate::model::{End, Held, Kind, WorkOrder};
 pub use docker::DockerBackend;
+pub use function::FunctionBackend;
 pub use group::ProcessGroup;
 pub use guard::Guard;
 pub use noop::NoopBackend;
@@ -48,25 +51,8 @@ pub struct Start {
 impl Start {
     /// What the work finds in its environment: what its order says, over that what it is told of itself.
     pub fn environment(&self) -> BTreeMap<String, String> {
-        let mut all = BTreeMap::new();
-        if let Some(trace) = &self.order.traceparent {
-            all.insert(Traceparent::VARIABLE.to_owned(), trace.to_string());
-        }
-        all.extend(self.order.env.clone());
-        all.remove("LONGSHORE_BUILD");
-        let build = match self.kind {
-            Kind::Build => Some(&self.held.id),
-            Kind::Job => self.order.build.as_ref(),
-        };
-        let own = [
-            ("LONGSHORE_TASK", Some(self.held.id.to_string())),
-            ("LONGSHORE_ATTEMPT", Some(self.attempt.to_string())),
-            (group::MARKER, Some(self.held.token.to_string())),
-            ("LONGSHORE_BUILD", build.map(ToString::to_string)),
-            ("LONGSHORE_URL", self.url.as_deref().map(str::to_owned)),
-        ];
-        all.extend(own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
-        all
+        let Held { id, token } = &self.held;
+        environment::of(id, *token, self.kind, self.attempt, self.url.as_deref(), &self.order)
     }
 }
 

@@ -30,6 +30,14 @@ impl Containers {
         vec!["--containers-of".to_owned(), self.begun.to_string(), "--docker".to_owned(), self.host.clone()]
     }
 
+    /// Those a guard was called for with `arguments`, if it was called for any.
+    pub(in crate::runner::backend) fn named(arguments: &[String]) -> Option<Self> {
+        match arguments {
+            [_, begun, _, host] => Some(Self { host: host.clone(), begun: begun.parse().ok()? }),
+            _ => None,
+        }
+    }
+
     /// Ends all of them, once.
     pub async fn end(&self) -> Result<(), String> {
         let engine = Engine::connect(&self.host).await?;
