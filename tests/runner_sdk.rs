@@ -1,5 +1,7 @@
 //! A runner of one's own, as its author sees it: a function, what it offers, and a whole dispatcher.
 
+mod binary;
+mod broker;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "http_api/support.rs"]
 mod support;
@@ -11,7 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longshore::core::State;
-use longshore::model::{Ending, Outcome, TaskState};
+use longshore::model::{AttemptOutcome, Ending, Held, Kind, Outcome, TaskState, Token, WorkOrder};
+use longshore::runner::backend::{Backend, FunctionBackend, Start, stops};
 use longshore::runner::{Attempt, Builder, CancellationToken, End, Runner, RunnerError, Update, Updates};
 use serde_json::json;
 use support::{PATIENCE, Server};
@@ -364,6 +367,53 @@ async fn amounts_and_slots_bound_what_runs_at_once() {
     let shown = server.get("/v1/runners/r1").await.is(200).body;
     assert_eq!(shown["capacity"]["gpu"], 4, "{shown}");
     runner.leaves().await;
+}
+
+#[tokio::test]
+async fn a_function_whose_end_nobody_awaits_is_dropped_and_one_without_grace_too() {
+    let (tell, mut told) = mpsc::unbounded_channel::<()>();
+    let work = move |attempt: Attempt| {
+        let kept = tell.clone();
+        async move {
+            let _kept = (kept, attempt);
+            std::future::pending::<()>().await
+        }
+    };
+    let backend = FunctionBackend::new(work, Duration::from_secs(60));
+    let started = async |index| {
+        let held = Held { id: "t1".parse().expect("a name"), token: Token { epoch: 1, turn: 1, index } };
+        let (sender, stops) = stops();
+        let (order, output) = (Arc::<WorkOrder>::default(), Default::default());
+        let start = Start { held, kind: Kind::Job, attempt: 1, url: None, order, stops, output };
+        (backend.start(start).await.expect("it starts"), sender)
+    };
+    let (work, stop) = started(1).await;
+    stop.ask(Duration::from_secs(60));
+    stop.ask(Duration::ZERO);
+    let end = work.end.await;
+    let why = end.message.as_deref();
+    assert_eq!((end.outcome, why), (AttemptOutcome::Cancelled, Some("stopped: dropped without a grace")));
+    let (work, _stop) = started(2).await;
+    drop(work);
+    drop(backend);
+    assert_eq!(told.recv().await, None, "whoever could tell is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_function_runs_over_nats() {
+    let (broker, dir) = (broker::Broker::start(), TempDir::new().expect("a directory"));
+    let server = binary::Server::replica(&broker.url(), dir.path());
+    let built = Runner::builder().url(broker.url()).id("r1").data_dir(dir.path().join("r1")).run(do_as_told);
+    let (stop, runner) = (CancellationToken::new(), built.build().await.expect("the server answers"));
+    let running = tokio::spawn(runner.run_until(stop.clone().cancelled_owned()));
+    let story = tokio::task::spawn_blocking(move || {
+        server.wait_for_runners(1);
+        let sent = server.run(["submit", "--id", "t1", "--wait", "--", "fail"]);
+        assert_eq!(sent.status.code(), Some(7), "{}", binary::text(&sent.stderr));
+    });
+    story.await.expect("no panic");
+    stop.cancel();
+    running.await.expect("no panic").expect("it leaves");
 }
 
 #[tokio::test]
