@@ -15,13 +15,17 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
 }
 
-/// The example in Rust, on processes: no container engine answers where it looks.
-fn in_rust(url: &str, dir: &Path) -> Process {
+fn rust(url: &str, dir: &Path) -> Command {
     let built = Path::new(env!("CARGO_BIN_EXE_longshore")).with_file_name("examples").join("runner");
     assert!(built.exists(), "no {}: run cargo build --examples (cargo test does)", built.display());
     let mut command = Command::new(built);
-    command.args([url, "r1"]).env("TMPDIR", dir).env("DOCKER_HOST", "unix:///nobody/listens/here");
-    Process::start(&mut command)
+    command.args([url, "r1"]).env("TMPDIR", dir);
+    command
+}
+
+/// The example in Rust, on processes: no container engine answers where it looks.
+fn in_rust(url: &str, dir: &Path) -> Process {
+    Process::start(rust(url, dir).env("DOCKER_HOST", "unix:///nobody/listens/here"))
 }
 
 /// Fails loudly where a program the example needs is missing.
@@ -36,7 +40,7 @@ fn in_python(url: &str, _: &Path) -> Process {
 }
 
 fn in_shell(url: &str, _: &Path) -> Process {
-    ["curl", "python3"].map(needs);
+    ["curl", "python3"].iter().for_each(|program| needs(program));
     Process::start(Command::new(example("runner.sh")).args([url, "r1"]))
 }
 
@@ -93,6 +97,21 @@ fn a_runner_does_what_it_must(start: fn(&str, &Path) -> Process) {
 #[test]
 fn the_runner_in_rust_does_what_it_must() {
     a_runner_does_what_it_must(in_rust);
+}
+
+#[test]
+#[ignore = "needs a container engine"]
+fn the_runner_in_rust_runs_containers_where_an_engine_answers() {
+    let dir = TempDir::new().expect("a directory");
+    let server = Server::start(&dir.path().join("data"));
+    let runner = Process::start(&mut rust(&server.url, dir.path()));
+    server.wait_for_runners(1);
+    submit(&server, "t1", "test -d /src && test ! -d /home", &["--image", "longshore-test:1"]);
+    assert_eq!(ended(&server, "t1"), ("succeeded".to_owned(), json!(0)));
+    submit(&server, "t2", "sleep 1000", &["--image", "longshore-test:1"]);
+    server.wait_until("t2", "running");
+    assert!(runner.terminate().success());
+    server.wait_until("t2", "pending");
 }
 
 #[test]

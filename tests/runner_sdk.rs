@@ -284,7 +284,7 @@ async fn a_function_is_dropped_before_its_lease_is_over() {
     struct Last(Updates, mpsc::UnboundedSender<bool>);
     impl Drop for Last {
         fn drop(&mut self) {
-            let _ = self.1.send(self.0.is_held());
+            let _ = self.1.send(longshore::runner::boottime() < self.0.hold_until());
         }
     }
     let quick = |settings: &mut longshore::core::Settings| {
@@ -317,6 +317,63 @@ async fn a_function_is_dropped_before_its_lease_is_over() {
     }
     // There is nobody to say farewell to.
     runner.run.abort();
+}
+
+/// Where the story below goes on in a process of its own.
+const INNER: &str = "RUNNER_SDK_INNER";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_whose_process_was_stopped_past_its_lease_sees_that_it_is_not_held() {
+    if let Ok(inner) = std::env::var(INNER) {
+        let (url, marks) = inner.split_once(' ').expect("an address and a file");
+        return mark_while_held(url, marks.to_owned()).await;
+    }
+    let lease = Duration::from_secs(2);
+    let quick = |settings: &mut longshore::core::Settings| {
+        (settings.lease, settings.heartbeat) = (lease, Duration::from_millis(400));
+    };
+    let (server, dir) = (Server::start_with(quick).await, TempDir::new().expect("a directory"));
+    let marks = dir.path().join("marks");
+    let test = "a_function_whose_process_was_stopped_past_its_lease_sees_that_it_is_not_held";
+    let mut again = std::process::Command::new(std::env::current_exe().expect("this binary"));
+    again.args(["--exact", test]).env(INNER, format!("{} {}", server.running.url(), marks.display()));
+    let runner = binary::Process::start(&mut again);
+    server.submit(json!({"id": "t1", "max_attempts": 1})).await;
+    server.until("it runs", |state| state.counts().running == 1).await;
+    let read = || std::fs::read_to_string(&marks).unwrap_or_default();
+    binary::wait_for("it marks", || read().lines().nth(3).map(|_| ()));
+    runner.pause();
+    let over = longshore::runner::boottime() + lease;
+    end_of(&server, "t1").await;
+    runner.resume();
+    binary::wait_for("it is dropped", || read().ends_with("dropped\n").then_some(()));
+    let last: u128 = read().lines().rev().nth(1).and_then(|mark| mark.parse().ok()).expect("a mark");
+    assert!(last < over.as_nanos(), "marked {last} though its lease was over at {over:?}");
+}
+
+/// Runs a function that marks each moment in which it holds its attempt, and that it was dropped.
+async fn mark_while_held(url: &str, marks: String) {
+    struct Marks(std::fs::File);
+    impl Drop for Marks {
+        fn drop(&mut self) {
+            writeln!(self.0, "dropped").expect("it can be written");
+        }
+    }
+    let work = move |attempt: Attempt| {
+        let mut marks = Marks(std::fs::File::create(&marks).expect("it can be made"));
+        async move {
+            loop {
+                if attempt.updates.is_held() {
+                    writeln!(marks.0, "{}", longshore::runner::boottime().as_nanos())
+                        .expect("it can be written");
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let dir = TempDir::new().expect("a directory");
+    let built = Runner::builder().url(url).id("r1").data_dir(dir.path()).run::<_, _, ()>(work).build();
+    let _ = built.await.expect("it is legal").run_until(std::future::pending::<()>()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

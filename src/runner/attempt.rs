@@ -112,9 +112,11 @@ impl Updates {
         Duration::from_nanos(self.until.load(Ordering::Acquire))
     }
 
-    /// Whether its runner has the right to this attempt at this very moment. Asked just before what must not be done
-    /// twice, it also sees what nobody could say: that this process was stopped for longer than its lease.
+    /// Whether its runner has the right to this attempt at this very moment: it was not taken away, and the lease is not
+    /// over. Asked just before what must not be done twice, it also sees what nobody could say: that this process was
+    /// stopped for longer than its lease.
     pub fn is_held(&self) -> bool {
-        boottime() < self.hold_until()
+        let over = *self.told.borrow() == Told::Over || self.told.has_changed().is_err();
+        !over && boottime() < self.hold_until()
     }
 }
