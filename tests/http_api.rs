@@ -20,6 +20,8 @@ mod intents;
 mod listing;
 #[path = "http_api/operating.rs"]
 mod operating;
+#[path = "http_api/pull.rs"]
+mod pull;
 #[path = "http_api/repeats.rs"]
 mod repeats;
 #[path = "http_api/tasks.rs"]

@@ -275,6 +275,7 @@ fn class(section: &ClassSection) -> Checked<DeclaredClass> {
         group: None,
         resources: class_resources(section)?,
         slots: small("slots", section.slots, 1, 10_000)?,
+        open: false,
     };
     if !(section.cost.is_finite() && section.cost >= 0.0) {
         return Err(broken(["cost"], format!("({}) must be a number that is not negative", section.cost)));

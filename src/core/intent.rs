@@ -85,7 +85,7 @@ fn demands(state: &State) -> BTreeMap<Arc<Shape>, Demand> {
         let group = key.shape.group.as_ref().and_then(|group| state.groups().get(group));
         group.is_none_or(|group| group.closed_to().is_none())
     };
-    let open = |key: &LineKey| state.is_open(key) && may_have_another(key);
+    let open = |key: &LineKey| state.is_open(key) && may_have_another(key) && !state.is_pulled(&key.shape);
     for (key, line) in state.backlog().lines().filter(|(key, _)| open(key)) {
         let of_builds = key.shape.kind == Kind::Build;
         if of_builds && stranded.is_some() {

@@ -45,6 +45,7 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
         }
     };
     differs("the fleet", fresh.fleet == state.fleet);
+    differs("the subscriptions", fresh.pullers == state.pullers);
     differs("the backlog", fresh.backlog == state.backlog);
     differs("the groups", fresh.groups == state.groups);
     differs("the families of builds", fresh.families == state.families);

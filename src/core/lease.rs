@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::attempt;
 use super::blame;
 use super::draft::Draft;
+use super::pull;
 use super::registration::{remember_class, suspect, tasks_of};
 use super::state::State;
 use super::watch::Cause;
@@ -25,6 +26,7 @@ impl State {
         self.advance(now);
         let now = self.now();
         self.watch = Default::default();
+        self.fleet.nobody_asks();
         // A mark asked for in an earlier leadership may still come back: it reaches none of this one.
         self.watch.marks = self.turn << 20;
         self.watch.leading = true;
@@ -35,7 +37,7 @@ impl State {
         let present: Vec<RunnerId> = self
             .fleet()
             .seats()
-            .filter(|seat| seat.runner.lost.is_none())
+            .filter(|seat| seat.runner.lost.is_none() && !seat.runner.is_subscription())
             .map(|seat| seat.runner.id.clone())
             .collect();
         if !self.settings.classes_complete {
@@ -50,6 +52,7 @@ impl State {
             self.watch.arm(&runner, now + lease);
             self.watch.unheard.insert(runner);
         }
+        self.arm_pullers(now);
         self.watch.losing = self
             .fleet()
             .seats()
@@ -73,7 +76,9 @@ pub(super) fn end_leases(draft: &mut Draft) {
             return;
         }
         draft.state.watch.disarm(&runner);
-        if !draft.state.watch.suspicions.contains_key(&runner) {
+        if draft.state.runner(&runner).is_some_and(|row| row.is_subscription()) {
+            pull::forget(draft, &runner);
+        } else if !draft.state.watch.suspicions.contains_key(&runner) {
             suspect(draft, &runner, Cause::LeaseOver);
         }
     }

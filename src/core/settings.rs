@@ -1,6 +1,6 @@
 //! The settings the decisions depend on, as plain data. `config` reads and validates them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{DeclaredClass, QueueId, Resources};
@@ -55,6 +55,8 @@ pub struct Settings {
     pub sweep: Duration,
     /// Queues whose tasks wait for runners that hold what they read or make.
     pub locality: BTreeMap<QueueId, Locality>,
+    /// Queues that are pushed to runners although they have a subscription.
+    pub delivered_to_any: BTreeSet<QueueId>,
     /// The most artifacts known of one runner; beyond it the oldest are forgotten.
     pub runner_artifacts: usize,
     #[doc(hidden)]
@@ -119,6 +121,7 @@ impl Default for Settings {
             reserve_after: Duration::from_secs(60),
             sweep: Duration::from_secs(30),
             locality: BTreeMap::new(),
+            delivered_to_any: BTreeSet::new(),
             runner_artifacts: 10_000,
             guards: Guards::default(),
         }

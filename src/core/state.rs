@@ -23,6 +23,7 @@ use super::group::Groups;
 use super::intents::Intents;
 use super::intern::Intern;
 use super::ladder::Ladder;
+use super::pull::Pullers;
 use super::reservation::Reservations;
 use super::settings::Settings;
 use super::shelves::Shelves;
@@ -123,6 +124,7 @@ pub struct State {
     pub(super) pool: Pool,
     // Derived from the rows:
     pub(super) fleet: Fleet,
+    pub(super) pullers: Pullers,
     pub(super) backlog: Backlog,
     pub(super) families: Families,
     pub(super) groups: Groups,
@@ -164,6 +166,7 @@ impl State {
             intents: Intents::default(),
             pool: Pool::default(),
             fleet,
+            pullers: Pullers::default(),
             backlog: Backlog::default(),
             families: Families::default(),
             groups,
@@ -282,7 +285,9 @@ impl State {
                     self.lost.remove(&(at, id.clone()));
                 }
                 self.no_more_waiting_for(id);
-                self.intents.runner_changed(self.fleet.get(id).map(|seat| &*seat.runner), None);
+                let old = self.runner(id).cloned();
+                self.intents.runner_changed(old.as_deref(), None);
+                self.pullers_changed(old.as_deref(), None);
                 self.fleet.remove(id);
                 self.note_absence(id);
                 self.wake_build_lines();
@@ -436,6 +441,7 @@ impl State {
         self.note_runner_change(&id);
         let old = self.runner(&id).cloned();
         self.intents.runner_changed(old.as_deref(), Some(&runner));
+        self.pullers_changed(old.as_deref(), Some(&runner));
         let before = old.map(|old| (old.state(), old.offer.clone()));
         let after = (runner.state(), runner.offer.clone());
         self.fleet.put(runner);
@@ -444,6 +450,15 @@ impl State {
         }
         self.note_absence(&id);
         self.wake_build_lines();
+    }
+
+    /// Looks at everything again where another queue is pulled than before.
+    fn pullers_changed(&mut self, old: Option<&Runner>, new: Option<&Runner>) {
+        if self.pullers.change(old, new) {
+            self.wakes.everything(Wake::Subscribed);
+            self.watch.judge.all = true;
+            self.review_reservations();
+        }
     }
 
     fn join_family(&mut self, task: &Arc<Task>) {
@@ -510,6 +525,8 @@ impl State {
 fn deadline(task: &Task) -> Option<Time> {
     match &task.state {
         TaskState::Pending { .. } => task.limits.expires_in.map(|span| task.submitted + span),
+        // A lease of its own takes back what was pulled.
+        TaskState::Assigned(held) if held.pulled.is_some() => None,
         TaskState::Assigned(assignment) if !assignment.confirmed && assignment.stop.is_none() => {
             Some(assignment.deadline)
         }

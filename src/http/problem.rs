@@ -84,6 +84,15 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "unknown_runner", detail)
     }
 
+    /// There is no subscription called `id`.
+    pub fn unknown_subscription(id: &str) -> Self {
+        let detail = format!(
+            "no subscription {id} is known: it was never made, it was ended, or nobody asked on it for too long; \
+             POST /v1/subscriptions makes one"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_subscription", detail)
+    }
+
     /// The pool is frozen.
     pub fn frozen(reason: &str) -> Self {
         let detail = format!(
@@ -160,6 +169,7 @@ impl From<Unavailable> for Problem {
             Unavailable::Stopping => Self::stopping(),
             Unavailable::Table(why) => Self::table_trouble(&why),
             Unavailable::NoLeader => Self::no_leader(format!("{why}; try again")),
+            Unavailable::Frozen(why) => Self::frozen(&why),
             Unavailable::Refused(why) => Self::new(StatusCode::BAD_REQUEST, "refused", why),
         }
     }

@@ -9,6 +9,7 @@ pub mod group;
 pub mod id;
 pub mod intent;
 pub mod message;
+pub mod pull;
 pub mod reservation;
 pub mod resources;
 pub mod row;
@@ -30,6 +31,7 @@ pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,
 };
+pub use pull::{Given, LeaseId, LeaseWord, Pull, PullRequest, Pulled, Puller, Subscription};
 pub use reservation::Reservation;
 pub use resources::Resources;
 pub use row::{Class, EarlyCancel, Key, Pool, Queue, Row};

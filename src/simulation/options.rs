@@ -281,6 +281,7 @@ impl Options {
             group: None,
             resources: None,
             slots,
+            open: false,
         });
         let mut class = |name, cost| DeclaredClass {
             id: named(name),

@@ -130,6 +130,7 @@ impl World {
                 .map(|_| named("g0")),
             resources: (!opaque).then(|| Resources::new(cpu, 1 << 30)),
             slots: self.options.slots.unwrap_or(u32::try_from(word.between(2, 8)).expect("a small number")),
+            open: false,
         }
     }
 

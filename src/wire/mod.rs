@@ -12,6 +12,7 @@ pub mod fields;
 pub mod group;
 pub mod malformed;
 pub mod message;
+pub mod pull;
 pub mod refusal;
 pub mod registration;
 pub mod snapshot;

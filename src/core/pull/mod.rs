@@ -1,0 +1,165 @@
+//! Pulling: tasks that are asked for one by one, and what is pushed to nobody because of it.
+//!
+//! Laws: a subscription is a runner's row with a mark, so admission, fit, planning and `why` know nothing new. It has
+//! room only while a request is open (`requests`), and each task is its puller's under a lease of its own (`leases`).
+//! A queue with a subscription is pushed to nobody, unless the settings say so. One that was ended takes nothing
+//! more: what was not started is pending again, what was started runs on, and its row goes with the last of it.
+
+mod index;
+mod leases;
+mod requests;
+
+use std::sync::Arc;
+
+pub(super) use index::Pullers;
+pub(super) use leases::{TaskLeases, end_leases, say};
+pub(super) use requests::{OpenRequests, answer_impatient, ask, give, withdraw};
+
+use super::draft::Draft;
+use super::fit::Misfit;
+use super::fleet::Seat;
+use super::input::Commanded;
+use super::registration::{remember_class, tasks_of};
+use super::state::State;
+use crate::model::{
+    Fact, Key, Outcome, Pull, Pulled, Runner, RunnerId, Shape, Standing, StopCause, Subscription, Task,
+    TaskState, Time,
+};
+
+impl State {
+    /// Whether nothing of this shape is pushed: its queue has a subscription.
+    pub fn is_pulled(&self, shape: &Shape) -> bool {
+        self.pullers.are_on(&shape.queue) && !self.settings.delivered_to_any.contains(&shape.queue)
+    }
+
+    /// The runners that tasks of this shape are left to, where they are pulled.
+    pub fn pullers_of(&self, shape: &Shape) -> impl Iterator<Item = &RunnerId> {
+        self.pullers.on(&shape.queue)
+    }
+}
+
+/// What keeps a task of `shape` from `seat` because it is pulled, or because `seat` pulls other things.
+pub(super) fn misfit(state: &State, shape: &Shape, seat: &Seat) -> Option<Misfit> {
+    (seat.runner.pull.is_none() && state.is_pulled(shape))
+        .then(|| Misfit::Pulled { queue: shape.queue.clone() })
+}
+
+/// What a task waits for whose queue is pulled.
+pub(super) fn waiting_reason(state: &State, shape: &Shape) -> Option<String> {
+    if !state.is_pulled(shape) {
+        return None;
+    }
+    let count = state.pullers_of(shape).count();
+    let asking = state.pullers_of(shape).filter_map(|id| state.fleet().get(id)).any(|seat| seat.asking > 0);
+    let open = if asking { "" } else { "; nobody asks at the moment" };
+    let plural = if count == 1 { "" } else { "s" };
+    Some(format!("queue {} is pulled by {count} subscription{plural}{open}", shape.queue))
+}
+
+/// Takes in a subscription. Under an id that is known it says everything anew, and what was pulled stays pulled.
+pub(super) fn subscribe(draft: &mut Draft, new: &Subscription) -> Commanded {
+    let known = draft.runner(&new.id);
+    if known.as_ref().is_some_and(|row| !row.is_subscription()) {
+        let reason = format!("runner {} is no subscription: choose another id, or leave it out", new.id);
+        return Commanded::PullRefused { reason: reason.into() };
+    }
+    let row = Runner {
+        id: new.id.clone(),
+        incarnation: "".into(),
+        offer: new.offer.clone(),
+        cost: new.cost,
+        class: None,
+        intent: None,
+        standing: match known.as_ref().map(|row| &row.standing) {
+            None | Some(Standing::Dismissed) => Standing::Ready,
+            Some(standing) => standing.clone(),
+        },
+        pull: Some(Pull { lease: new.lease, group: None }),
+        lost: None,
+        registered: draft.now,
+        version: "".into(),
+        incidents: 0,
+        last_incident: None,
+        refusals: 0,
+        crash: None,
+        extra: known.as_ref().map(|row| row.extra.clone()).unwrap_or_default(),
+    };
+    let queue = new.offer.queues.first().expect("the topic of a subscription is its queue").clone();
+    draft.put_runner(row);
+    draft.fact(Fact::Subscribed { subscription: new.id.clone(), queue });
+    draft.state.remember_puller(&new.id);
+    Commanded::Done
+}
+
+/// Ends a subscription.
+pub(super) fn unsubscribe(draft: &mut Draft, id: &RunnerId) -> Commanded {
+    let known = draft.runner(id).filter(|row| row.is_subscription() && row.standing != Standing::Dismissed);
+    let Some(row) = known else { return Commanded::UnknownRunner };
+    remember_class(draft, &row.offer);
+    let mut ended = Runner::clone(&row);
+    ended.standing = Standing::Dismissed;
+    draft.put_runner(ended);
+    draft.fact(Fact::Unsubscribed { subscription: id.clone(), forgotten: false });
+    requests::close_all(draft, id, &Pulled::Unknown);
+    Commanded::Done
+}
+
+/// Gives back what ended subscriptions have not started, and takes out the rows of those that have nothing left.
+pub(super) fn work_off_ended(draft: &mut Draft) {
+    for id in draft.state.pullers.leaving().cloned().collect::<Vec<_>>() {
+        for task in tasks_of(draft, &id).iter().filter(|task| matches!(task.state, TaskState::Assigned(_))) {
+            if draft.is_full() {
+                return draft.more();
+            }
+            give_back(draft, task, "its subscription was ended");
+        }
+        if draft.state.fleet().get(&id).is_none_or(|seat| seat.tasks.is_empty()) {
+            draft.state.watch.disarm(&id);
+            draft.delete(Key::Runner(id));
+        }
+    }
+}
+
+/// Makes a task that was not started pending again, or ends it if that was asked for. No attempt is spent.
+fn give_back(draft: &mut Draft, task: &Arc<Task>, reason: &str) {
+    let stop = task.assignment().and_then(|held| held.stop.clone());
+    match stop.filter(|stop| stop.cause == StopCause::Cancelled) {
+        Some(stop) => draft.end_undone(task, Outcome::Cancelled, &stop.reason),
+        None => draft.return_task(task, reason, None),
+    }
+}
+
+/// A subscription of which nothing was heard for `class_memory` is forgotten, unless somebody waits on it or has
+/// something of it.
+pub(super) fn forget(draft: &mut Draft, id: &RunnerId) {
+    let Some(seat) = draft.state.fleet().get(id) else { return };
+    if seat.asking > 0 || !seat.tasks.is_empty() {
+        return draft.state.remember_puller(id);
+    }
+    draft.delete(Key::Runner(id.clone()));
+    draft.fact(Fact::Unsubscribed { subscription: id.clone(), forgotten: true });
+    draft.state.watch.judge.all = true;
+}
+
+impl State {
+    /// Somebody speaks for the subscription: it is not forgotten for a while.
+    fn remember_puller(&mut self, id: &RunnerId) {
+        if self.runner(id).is_some_and(|row| row.is_subscription()) {
+            self.watch.arm(id, self.now + self.settings.class_memory);
+        }
+    }
+
+    /// Arms, in full, how long each subscription is remembered and how long each lease runs: a leader begins.
+    pub(super) fn arm_pullers(&mut self, now: Time) {
+        for id in self
+            .fleet()
+            .seats()
+            .filter(|seat| seat.runner.pull.is_some())
+            .map(|seat| seat.runner.id.clone())
+            .collect::<Vec<_>>()
+        {
+            self.remember_puller(&id);
+            self.arm_tasks_of(&id, now);
+        }
+    }
+}
