@@ -14,6 +14,8 @@ mod behaviour {
     mod lifecycle;
     mod locality;
     mod placement;
+    mod pull;
+    mod pullers;
     mod reservations;
     mod transcripts;
     mod verdicts;

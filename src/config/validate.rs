@@ -154,6 +154,7 @@ fn decisions(file: &File) -> Checked<Decisions> {
         keep_ended_body: keep_ended_body(table)?,
         runner_artifacts: whole("table.runner_artifacts", table.runner_artifacts, 1, 1_000_000)?,
         locality: locality(&file.queues)?,
+        delivered_to_any: delivered_to_any(&file.queues)?,
         retry_backoff: backoff,
         retry_backoff_max: backoff_max,
         refusal_backoff: between("retry.refusal_backoff", retry.refusal_backoff, SHORTEST, HOUR)?,
@@ -200,6 +201,18 @@ fn order(word: &str) -> Checked<Order> {
         return Err(broken(["placement.order"], message));
     }
     one_of("placement.order", word, &[("priority", Order::Priority), ("fifo", Order::Fifo)])
+}
+
+/// The queues that are pushed to runners although they have a subscription.
+fn delivered_to_any(sections: &BTreeMap<String, QueueSection>) -> Checked<BTreeSet<QueueId>> {
+    let mut queues = BTreeSet::new();
+    for (queue, section) in sections {
+        let key = format!("queues.{queue}.delivery");
+        if one_of(&key, &section.delivery, &[("pull", false), ("any", true)])? {
+            queues.extend(Id::parse(queue).ok());
+        }
+    }
+    Ok(queues)
 }
 
 /// The queues whose tasks wait for runners that hold what they read or make.

@@ -155,6 +155,7 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         }
     }
     let expected: BTreeSet<String> = [
+        "DELETE /v1/subscriptions/{id}",
         "DELETE /v1/tasks/{id}",
         "GET /",
         "GET /healthz",
@@ -176,6 +177,12 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "GET /v1/tasks",
         "GET /v1/tasks/{id}",
         "GET /v1/tasks/{id}/why",
+        "PATCH /v1/subscriptions/{id}",
+        "POST /v1/leases/{id}/ack",
+        "POST /v1/leases/{id}/extend",
+        "POST /v1/leases/{id}/nack",
+        "POST /v1/leases/{id}/start",
+        "POST /v1/subscriptions",
         "POST /v1/intents/{id}/ack",
         "POST /v1/intents/{id}/decline",
         "POST /v1/pause",
