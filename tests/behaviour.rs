@@ -15,6 +15,7 @@ mod behaviour {
     mod locality;
     mod placement;
     mod pull;
+    mod pull_groups;
     mod pullers;
     mod reservations;
     mod transcripts;

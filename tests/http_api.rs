@@ -22,6 +22,8 @@ mod listing;
 mod operating;
 #[path = "http_api/pull.rs"]
 mod pull;
+#[path = "http_api/pull_groups.rs"]
+mod pull_groups;
 #[path = "http_api/repeats.rs"]
 mod repeats;
 #[path = "http_api/tasks.rs"]

@@ -90,6 +90,10 @@ pub enum Misfit {
     Pulled {
         queue: QueueId,
     },
+    /// A program asks for the group's tasks by way of the runners it bound: nothing of it goes elsewhere.
+    GroupPulled {
+        group: GroupId,
+    },
     /// The runner refused this very task, or it did not reach it, and it is not asked again yet.
     RefusedBefore,
     /// The task waits for runners that hold something of its own, and this one does not.
@@ -138,6 +142,7 @@ impl Misfit {
             Misfit::Lost => "lost",
             Misfit::NotAsking => "not_asking",
             Misfit::Pulled { .. } => "pulled",
+            Misfit::GroupPulled { .. } => "group_pulled",
             Misfit::RefusedBefore => "refused_before",
             Misfit::HoldsNothingOfIt => "holds_nothing_of_it",
             Misfit::Reserved { .. } => "reserved",
@@ -152,7 +157,10 @@ impl Misfit {
     pub fn closeness(&self) -> u8 {
         match self {
             Misfit::Kind { .. } => 0,
-            Misfit::Queue { .. } | Misfit::Group { .. } | Misfit::Pulled { .. } => 1,
+            Misfit::Queue { .. }
+            | Misfit::Group { .. }
+            | Misfit::Pulled { .. }
+            | Misfit::GroupPulled { .. } => 1,
             Misfit::Os { .. } => 2,
             Misfit::Arch { .. } => 3,
             Misfit::Taint { .. } => 4,
@@ -197,6 +205,7 @@ impl fmt::Display for Misfit {
                     "is sent nothing from queue {queue}, which has a subscription (queues.{queue}.delivery)"
                 )
             }
+            Misfit::GroupPulled { group } => write!(f, "is not bound to group {group}, which is pulled"),
             Misfit::RefusedBefore => f.write_str("refused this task and is not asked again yet"),
             Misfit::HoldsNothingOfIt => f.write_str("holds nothing of what the task waits for"),
             Misfit::Reserved { task, fits_by: None } => write!(f, "is kept for {task}"),

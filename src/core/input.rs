@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    Heartbeat, HeartbeatAnswer, IntentId, LeaseId, LeaseWord, Leave, NewTask, Outcome, PullRequest, Pulled,
-    QueueId, Registered, Registration, Report, RunnerId, Subscription, TaskId, Time,
+    Binding, GroupId, Heartbeat, HeartbeatAnswer, IntentId, LeaseId, LeaseWord, Leave, NewTask, Outcome,
+    PullRequest, Pulled, QueueId, Registered, Registration, Report, RunnerId, Subscription, TaskId, Time,
 };
 
 /// One input with the ticket under which its answer goes back.
@@ -89,6 +89,14 @@ pub enum Command {
     Unsubscribe {
         subscription: RunnerId,
     },
+    /// A program will ask for the tasks of a group by way of this runner.
+    BindRunner(Binding),
+    /// It does so no longer.
+    UnbindRunner(Binding),
+    /// One more runner is asked for, for a task of the group.
+    AskForRunner {
+        group: GroupId,
+    },
     /// What a puller says of the task it has.
     Lease {
         lease: LeaseId,
@@ -159,6 +167,11 @@ pub enum Commanded {
     /// The task is somebody else's, or nobody's.
     LeaseOver {
         reason: Arc<str>,
+    },
+    UnknownGroup,
+    /// The group is not as whoever asked has seen it.
+    GroupChanged {
+        modification_count: u64,
     },
     /// What is pulled does not stand as the command takes it to.
     PullRefused {

@@ -33,11 +33,12 @@ impl State {
         self.watch.took_over = now;
         self.watch.sweep_at = now + self.settings.sweep;
         self.watch.rule_changed = true;
+        self.watch.groups_forgotten = true;
         self.watch.judge.all = true;
         let present: Vec<RunnerId> = self
             .fleet()
             .seats()
-            .filter(|seat| seat.runner.lost.is_none() && !seat.runner.is_subscription())
+            .filter(|seat| seat.runner.lost.is_none() && !seat.runner.is_unregistered())
             .map(|seat| seat.runner.id.clone())
             .collect();
         if !self.settings.classes_complete {
@@ -76,7 +77,7 @@ pub(super) fn end_leases(draft: &mut Draft) {
             return;
         }
         draft.state.watch.disarm(&runner);
-        if draft.state.runner(&runner).is_some_and(|row| row.is_subscription()) {
+        if draft.state.runner(&runner).is_some_and(|row| row.is_unregistered()) {
             pull::forget(draft, &runner);
         } else if !draft.state.watch.suspicions.contains_key(&runner) {
             suspect(draft, &runner, Cause::LeaseOver);
@@ -218,6 +219,8 @@ fn lose_runner(draft: &mut Draft, runner: &RunnerId) {
     let Some(row) = draft.runner(runner).filter(|row| row.lost.is_none()) else { return };
     let mut lost = Runner::clone(&row);
     lost.lost = Some(draft.now);
+    // It may come back, and its place in its group may be another's by then.
+    lost.pull = None;
     draft.put_runner(lost);
     let tasks = tasks_of(draft, runner).len();
     let lease = crate::model::time::format_span(draft.state.settings.lease);

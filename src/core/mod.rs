@@ -41,6 +41,7 @@ mod timers;
 pub mod verdict;
 mod wake;
 mod watch;
+mod wishes;
 
 use std::collections::VecDeque;
 

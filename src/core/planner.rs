@@ -215,7 +215,7 @@ fn find_runner(
     // A group that may be bound to no other runner is held against its own alone.
     let bound: Option<Vec<&RunnerId>> = group.and_then(|group| group.closed_to()).map(Iterator::collect);
     let few: Option<Vec<&RunnerId>> = match (&line.scope, bound) {
-        (Scope::All, None) if state.is_pulled(&task.shape) => Some(state.pullers_of(&task.shape).collect()),
+        (Scope::All, None) if state.is_pulled(&task.shape) => Some(state.pullers_of(&task.shape)),
         (Scope::All, bound) => bound,
         (Scope::Woken, _) => Some(woken.keys().collect()),
     };

@@ -13,6 +13,7 @@ use super::input::Answer;
 use super::intent;
 use super::locality;
 use super::watch::{Cause, Omission, Suspicion};
+use super::wishes;
 use crate::model::{
     Class, ClassId, Fact, Heartbeat, HeartbeatAnswer, Held, Leave, Offer, Registered, Registration, Row,
     Runner, RunnerId, Standing, StopOrder, Task, TaskId, TaskState,
@@ -69,7 +70,11 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     if let Some(id) =
         new.intent.as_ref().filter(|id| known.as_ref().and_then(|row| row.intent.as_ref()) != Some(id))
     {
+        let group = wishes::group_of(draft.state, id);
         intent::arrived(draft, id);
+        if let Some(group) = group {
+            wishes::bind_arrived(draft, &new.runner, &group);
+        }
     }
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);
@@ -205,7 +210,7 @@ fn renew(draft: &mut Draft, runner: &RunnerId) {
 /// Takes in a heartbeat.
 pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
     let is_its = |row: &Arc<Runner>| {
-        row.incarnation == beat.incarnation && row.lost.is_none() && !row.is_subscription()
+        row.incarnation == beat.incarnation && row.lost.is_none() && !row.is_unregistered()
     };
     let known = draft.runner(&beat.runner).filter(is_its);
     let leaving = matches!(
@@ -309,7 +314,7 @@ pub fn stop_orders(state: &super::state::State, runner: &RunnerId) -> Vec<StopOr
 
 /// Takes in a leave: the runner goes once its reports were read.
 pub(super) fn leave(draft: &mut Draft, leave: &Leave) -> Answer {
-    let is_its = |row: &Arc<Runner>| row.incarnation == leave.incarnation && !row.is_subscription();
+    let is_its = |row: &Arc<Runner>| row.incarnation == leave.incarnation && !row.is_unregistered();
     let known = draft.runner(&leave.runner).filter(is_its);
     if known.is_some() {
         let handback = leave.handback.iter().cloned().collect();

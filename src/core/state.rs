@@ -287,8 +287,8 @@ impl State {
                 self.no_more_waiting_for(id);
                 let old = self.runner(id).cloned();
                 self.intents.runner_changed(old.as_deref(), None);
-                self.pullers_changed(old.as_deref(), None);
                 self.fleet.remove(id);
+                self.pullers_changed(old.as_deref(), None);
                 self.note_absence(id);
                 self.wake_build_lines();
             }
@@ -441,10 +441,10 @@ impl State {
         self.note_runner_change(&id);
         let old = self.runner(&id).cloned();
         self.intents.runner_changed(old.as_deref(), Some(&runner));
-        self.pullers_changed(old.as_deref(), Some(&runner));
-        let before = old.map(|old| (old.state(), old.offer.clone()));
+        let before = old.as_ref().map(|old| (old.state(), old.offer.clone()));
         let after = (runner.state(), runner.offer.clone());
-        self.fleet.put(runner);
+        self.fleet.put(runner.clone());
+        self.pullers_changed(old.as_deref(), Some(&runner));
         if before.is_some_and(|before| before != after) {
             self.no_more_waiting_for(&id);
         }
@@ -452,8 +452,21 @@ impl State {
         self.wake_build_lines();
     }
 
-    /// Looks at everything again where another queue is pulled than before.
+    /// Looks at everything again where another queue is pulled than before, or a group is bound to fewer runners.
     fn pullers_changed(&mut self, old: Option<&Runner>, new: Option<&Runner>) {
+        let group = |row: Option<&Runner>| Some((row?.bound_to()?.clone(), row?.id.clone()));
+        let (before, after) = (group(old), group(new));
+        if before != after {
+            if let Some((group, runner)) = before {
+                self.groups.bind(&group, &runner, false);
+                self.wake_group(&group);
+                self.watch.judge.lines.extend(self.backlog.lines_of(&group).cloned());
+            }
+            if let Some((group, runner)) = after {
+                self.groups.bind(&group, &runner, true);
+                self.review_reservations();
+            }
+        }
         if self.pullers.change(old, new) {
             self.wakes.everything(Wake::Subscribed);
             self.watch.judge.all = true;

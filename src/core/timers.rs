@@ -17,6 +17,7 @@ const FORGET_AT_ONCE: usize = 1_000;
 pub(super) fn run(draft: &mut Draft) {
     lease::end_leases(draft);
     pull::end_leases(draft);
+    pull::release_forgotten(draft);
     pull::work_off_ended(draft);
     lease::take_from_suspects(draft);
     lease::work_off_lost(draft);

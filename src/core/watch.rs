@@ -108,6 +108,8 @@ pub struct Watch {
     pub(super) requests: OpenRequests,
     /// When pulled tasks are taken from their pullers.
     pub(super) task_leases: TaskLeases,
+    /// A group is gone that runners may still be bound to.
+    pub(super) groups_forgotten: bool,
     pub(super) considered: Considered,
     pub(super) rule_changed: bool,
     pub(super) demand: Looked,

@@ -5,10 +5,11 @@
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
 //! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`), what pullers do
-//! (`subscriptions`, `leases`), what operators do (`runners`, `queues`, `pool`, `intents`) and see (`groups`, `artifacts`),
+//! (`subscriptions`, `leases`, `bindings`), what operators do (`runners`, `queues`, `pool`, `intents`) and see (`groups`, `artifacts`),
 //! what monitoring reads (`status`, `digest`, `events`, `history`).
 
 mod artifacts;
+mod bindings;
 mod digest;
 mod events;
 mod fleet;
@@ -187,6 +188,9 @@ fn commands() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(intents::decline))
         .routes(routes!(subscriptions::subscribe))
         .routes(routes!(subscriptions::pull, subscriptions::end))
+        .routes(routes!(bindings::bind, bindings::unbind))
+        .routes(routes!(bindings::next))
+        .routes(routes!(bindings::allocate))
         .routes(routes!(leases::start))
         .routes(routes!(leases::extend))
         .routes(routes!(leases::ack))

@@ -39,6 +39,9 @@ struct Document {
     /// How the task ended, where that is the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
+    /// The task that stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
     /// Whether what was asked for may be durable and not decided yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     undecided: bool,
@@ -58,6 +61,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             outcome: None,
+            task: None,
             undecided: false,
             retry_after: None,
         }))
@@ -82,6 +86,14 @@ impl Problem {
         let detail =
             format!("no runner {id} is known: it never registered, it left, or it was lost long ago");
         Self::new(StatusCode::NOT_FOUND, "unknown_runner", detail)
+    }
+
+    /// There is no group called `id`.
+    pub fn unknown_group(id: &str) -> Self {
+        let detail = format!(
+            "there is no group {id}: no task of it was submitted, or its last task is no longer remembered"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_group", detail)
     }
 
     /// There is no subscription called `id`.
@@ -129,6 +141,12 @@ impl Problem {
     /// The same, with how the task ended.
     pub fn ended(mut self, outcome: &'static str) -> Self {
         self.0.outcome = Some(outcome);
+        self
+    }
+
+    /// The same, with the task that stands in the way.
+    pub fn of_task(mut self, task: &str) -> Self {
+        self.0.task = Some(task.to_owned());
         self
     }
 

@@ -22,7 +22,7 @@ use crate::model::{Id, PullRequest, Pulled, RunnerId};
 use crate::wire::pull::{read_subscription, write_given};
 
 /// The longest a pull may wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// In how many seconds whoever was given nothing may ask again.
 const AGAIN_AFTER: u64 = 1;
 

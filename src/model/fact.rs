@@ -85,6 +85,16 @@ pub enum Fact {
         subscription: RunnerId,
         forgotten: bool,
     },
+    /// A program asks for the tasks of a group by way of this runner.
+    RunnerBound {
+        runner: RunnerId,
+        group: GroupId,
+    },
+    /// It does so no longer.
+    RunnerUnbound {
+        runner: RunnerId,
+        group: GroupId,
+    },
     /// The lease of a pulled task ended without a word of its puller.
     LeaseOver {
         id: TaskId,

@@ -31,7 +31,7 @@ pub use message::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, LastSeen, Leave,
     Registered, Registration, Report, Reported, StopOrder,
 };
-pub use pull::{Given, LeaseId, LeaseWord, Pull, PullRequest, Pulled, Puller, Subscription};
+pub use pull::{Binding, Given, LEASE, LeaseId, LeaseWord, Pull, PullRequest, Pulled, Puller, Subscription};
 pub use reservation::Reservation;
 pub use resources::Resources;
 pub use row::{Class, EarlyCancel, Key, Pool, Queue, Row};

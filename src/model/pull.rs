@@ -15,6 +15,9 @@ use uuid::Uuid;
 use super::time::span;
 use super::{AttemptOutcome, GroupId, Id, Kind, Offer, QueueId, RunnerId, StopOrder, TaskId, Time, Token};
 
+/// How long a task is its puller's where nobody said otherwise.
+pub const LEASE: Duration = Duration::from_secs(60);
+
 /// In the row of a runner whose tasks are asked for and never sent: a subscription, or a runner bound to a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pull {
@@ -43,6 +46,17 @@ pub struct Subscription {
     /// Its only queue is the topic.
     pub offer: Arc<Offer>,
     pub cost: f64,
+    pub lease: Duration,
+}
+
+/// A runner and a group, to be bound or parted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    pub group: GroupId,
+    pub runner: RunnerId,
+    /// The `modification_count` of the group as whoever asks has seen it; any, if it does not say.
+    pub seen: Option<u64>,
+    /// How long a task is its puller's without a word.
     pub lease: Duration,
 }
 

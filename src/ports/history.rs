@@ -59,6 +59,8 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::ClassForgotten { .. }
         | Fact::Subscribed { .. }
         | Fact::Unsubscribed { .. }
+        | Fact::RunnerBound { .. }
+        | Fact::RunnerUnbound { .. }
         | Fact::Intent { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }

@@ -155,7 +155,8 @@ pub const RUNNER_CHANGES: Metric = counter(
     "longshore_runner_changes_total",
     "changes",
     &["change"],
-    "Changes of runners: registered, registered_again, left, lost, held, draining, dismissed, resumed or forgotten; and \
+    "Changes of runners: registered, registered_again, left, lost, held, draining, dismissed, resumed, forgotten, bound or \
+     unbound; and \
      of subscriptions: subscribed, unsubscribed or forgotten.",
 );
 pub const PULL_LEASES_OVER: Metric = counter(

@@ -124,6 +124,8 @@ fn log_one(fact: &Fact) {
         Fact::Unsubscribed { subscription, forgotten: true } => {
             info!(%subscription, "subscription forgotten")
         }
+        Fact::RunnerBound { runner, group } => info!(%runner, %group, "runner bound to a group"),
+        Fact::RunnerUnbound { runner, group } => info!(%runner, %group, "runner removed from a group"),
         Fact::LeaseOver { id, runner, token } => {
             warn!(task = %id, %runner, %token, "lease of a pulled task ended without a word");
         }

@@ -178,6 +178,8 @@ impl Metrics {
             Fact::Subscribed { .. } => self.runner_change("subscribed"),
             Fact::Unsubscribed { forgotten: false, .. } => self.runner_change("unsubscribed"),
             Fact::Unsubscribed { forgotten: true, .. } => self.runner_change("forgotten"),
+            Fact::RunnerBound { .. } => self.runner_change("bound"),
+            Fact::RunnerUnbound { .. } => self.runner_change("unbound"),
             Fact::LeaseOver { .. } => self.add(&catalogue::PULL_LEASES_OVER, &[], 1),
             Fact::GroupStopped { .. } => self.add(&catalogue::GROUPS_STOPPED, &[], 1),
             Fact::ClassForgotten { .. } => self.add(&catalogue::CLASSES_FORGOTTEN, &[], 1),

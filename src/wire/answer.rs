@@ -51,6 +51,9 @@ struct AnswerJson {
     deadline: Option<Time>,
     #[serde(default, with = "span::option", skip_serializing_if = "Option::is_none")]
     runs: Option<Duration>,
+    /// What a group's is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    modification_count: Option<u64>,
 }
 
 impl AnswerJson {
@@ -69,6 +72,8 @@ impl AnswerJson {
             Answer::Commanded(Commanded::Leased { stop, .. }) => ("leased", stop.as_ref(), None),
             Answer::Commanded(Commanded::LeaseOver { reason }) => ("lease_over", Some(reason), None),
             Answer::Commanded(Commanded::PullRefused { reason }) => ("pull_refused", Some(reason), None),
+            Answer::Commanded(Commanded::UnknownGroup) => ("unknown_group", None, None),
+            Answer::Commanded(Commanded::GroupChanged { .. }) => ("group_changed", None, None),
             Answer::Commanded(Commanded::AlreadyEnded { outcome }) => ("already_ended", None, Some(*outcome)),
             Answer::Frozen { reason } | Answer::RegistrationRefused { reason } => {
                 ("frozen", Some(reason), None)
@@ -81,8 +86,12 @@ impl AnswerJson {
             Answer::Commanded(Commanded::Leased { deadline, runs, .. }) => (Some(*deadline), Some(*runs)),
             _ => (None, None),
         };
+        let modification_count = match answer {
+            Answer::Commanded(Commanded::GroupChanged { modification_count }) => Some(*modification_count),
+            _ => None,
+        };
         let reason = reason.map(|reason| reason.to_string());
-        Self { answer: word.to_owned(), reason, outcome, deadline, runs }
+        Self { answer: word.to_owned(), reason, outcome, deadline, runs, modification_count }
     }
 
     fn read(self) -> Result<Answer, Malformed> {
@@ -102,6 +111,11 @@ impl AnswerJson {
             "unknown_runner" => Answer::Commanded(Commanded::UnknownRunner),
             "unknown_intent" => Answer::Commanded(Commanded::UnknownIntent),
             "intent_refused" => Answer::Commanded(Commanded::IntentRefused { reason }),
+            "unknown_group" => Answer::Commanded(Commanded::UnknownGroup),
+            "group_changed" => {
+                let modification_count = self.modification_count.unwrap_or_default();
+                Answer::Commanded(Commanded::GroupChanged { modification_count })
+            }
             "lease_over" => Answer::Commanded(Commanded::LeaseOver { reason }),
             "pull_refused" => Answer::Commanded(Commanded::PullRefused { reason }),
             "already_ended" => {
@@ -141,6 +155,8 @@ mod tests {
                 stop: Some("cancelled".into()),
             }),
             Answer::Commanded(Commanded::LeaseOver { reason: "it ended".into() }),
+            Answer::Commanded(Commanded::UnknownGroup),
+            Answer::Commanded(Commanded::GroupChanged { modification_count: 7 }),
             Answer::Commanded(Commanded::PullRefused { reason: "it runs already".into() }),
             Answer::Frozen { reason: "foreign table".into() },
             Answer::Taken,

@@ -53,6 +53,9 @@ pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
         "unsubscribe" => Command::Unsubscribe {
             subscription: fields.id("subscription").required(&fields, "subscription")?,
         },
+        "bind" => Command::BindRunner(pull::binding(&fields)?),
+        "unbind" => Command::UnbindRunner(pull::binding(&fields)?),
+        "ask_for_runner" => Command::AskForRunner { group: fields.id("group").required(&fields, "group")? },
         "lease" => Command::Lease {
             lease: fields.parsed("lease").required(&fields, "lease")?,
             word: pull::word(&fields)?,
@@ -60,7 +63,7 @@ pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
         "unfreeze" => Command::Unfreeze,
         other => {
             let why = "expected hold, drain, resume, pause, unpause, ack_intent, decline_intent, \
-                 subscribe, unsubscribe, lease or unfreeze; a cancel has a subject of its own";
+                 subscribe, unsubscribe, bind, unbind, ask_for_runner, lease or unfreeze; a cancel has a subject of its own";
             return Err(fields.refuse("command", &Value::from(other), why));
         }
     };
@@ -92,6 +95,9 @@ pub fn write_command(request: &str, command: &Command) -> Option<Vec<u8>> {
         Command::Unfreeze => of("unfreeze", None, None, None),
         Command::Subscribe(subscription) => pull::write_subscription(request, subscription),
         Command::Unsubscribe { subscription } => pull::write_unsubscription(request, subscription),
+        Command::BindRunner(binding) => pull::write_binding(request, "bind", binding),
+        Command::UnbindRunner(binding) => pull::write_binding(request, "unbind", binding),
+        Command::AskForRunner { group } => pull::write_wish(request, group),
         Command::Lease { lease, word } => pull::write_word(request, lease, word),
         Command::Cancel { .. } => return None,
     })
@@ -145,7 +151,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use crate::model::{AttemptOutcome, Id, LeaseWord};
+    use crate::model::{AttemptOutcome, Binding, Id, LeaseWord};
 
     #[test]
     fn a_command_is_read_back_as_it_was_written() {
@@ -154,6 +160,8 @@ mod tests {
         let body =
             br#"{"topic": "q", "lease": "1500ms", "arch": "amd64", "resources": {"cpu": 2}, "cost": 2.5}"#;
         let subscription = pull::read_subscription(body, id("s1")).expect("well-formed");
+        let (group, seen, lease) = (id("g1"), Some(7), Duration::from_secs(9));
+        let binding = Binding { group, runner: id("r1"), seen, lease };
         let lease = |word| Command::Lease { lease: "1-2-3-t1".parse().expect("a lease"), word };
         for command in [
             Command::HoldRunner { runner: runner.clone(), reason: "hot".into() },
@@ -169,6 +177,9 @@ mod tests {
             Command::Unfreeze,
             Command::Subscribe(subscription),
             Command::Unsubscribe { subscription: id("s1") },
+            Command::AskForRunner { group: id("g1") },
+            Command::BindRunner(binding.clone()),
+            Command::UnbindRunner(Binding { seen: None, ..binding }),
             lease(LeaseWord::Start),
             lease(LeaseWord::Extend),
             lease(LeaseWord::Ack {

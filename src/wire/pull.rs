@@ -16,12 +16,10 @@ use super::message::{LONGEST_MESSAGE, kind_of, tail};
 use super::registration::{MOST_SLOTS, read_cost, read_kinds, write_resources};
 use crate::model::time::{format_span, parse_span};
 use crate::model::{
-    AttemptOutcome, Given, Kind, LeaseId, LeaseWord, Offer, PullRequest, Pulled, QueueId, Resources,
-    RunnerId, StopOrder, Subscription, Time,
+    AttemptOutcome, Binding, Given, GroupId, Kind, LEASE, LeaseId, LeaseWord, Offer, PullRequest, Pulled,
+    QueueId, Resources, RunnerId, StopOrder, Subscription, Time,
 };
 
-/// How long a task is its puller's unless the subscription says otherwise.
-pub const LEASE: Duration = Duration::from_secs(60);
 /// The shortest and the longest lease.
 pub const LEASES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(86_400)];
 /// The longest delay of a task that is given back.
@@ -75,7 +73,7 @@ fn of_fields(fields: &Fields<'_>, id: RunnerId) -> Result<Subscription, Malforme
 }
 
 /// Reads how long a lease is to run.
-pub(super) fn read_lease(fields: &Fields<'_>) -> Result<Duration, Malformed> {
+fn read_lease(fields: &Fields<'_>) -> Result<Duration, Malformed> {
     between(fields, "lease", LEASE, LEASES)
 }
 
@@ -118,6 +116,39 @@ pub(super) fn write_subscription(request: &str, new: &Subscription) -> Vec<u8> {
 /// Writes the end of a subscription as a command.
 pub(super) fn write_unsubscription(request: &str, id: &RunnerId) -> Vec<u8> {
     bytes(&json!({ "request": request, "command": "unsubscribe", "subscription": id }))
+}
+
+/// Reads which runner a program binds to which group, where the path says both; a body may be missing.
+pub fn read_binding(body: &[u8]) -> Result<Duration, Malformed> {
+    if body.trim_ascii().is_empty() {
+        return Ok(LEASE);
+    }
+    let value = read_json(body)?;
+    read_lease(&Fields::of_payload(&value)?)
+}
+
+/// Reads which runner is bound to which group from a command.
+pub(super) fn binding(fields: &Fields<'_>) -> Result<Binding, Malformed> {
+    Ok(Binding {
+        group: fields.id("group").required(fields, "group")?,
+        runner: fields.id("runner").required(fields, "runner")?,
+        seen: fields.number("seen")?,
+        lease: read_lease(fields)?,
+    })
+}
+
+/// Writes it as a command.
+pub(super) fn write_binding(request: &str, command: &str, binding: &Binding) -> Vec<u8> {
+    let Binding { group, runner, seen, lease } = binding;
+    let lease = format_span_exact(*lease);
+    bytes(&json!({
+        "request": request, "command": command, "group": group, "runner": runner, "seen": seen, "lease": lease,
+    }))
+}
+
+/// Writes as a command that a runner is asked for on behalf of a group.
+pub(super) fn write_wish(request: &str, group: &GroupId) -> Vec<u8> {
+    bytes(&json!({ "request": request, "command": "ask_for_runner", "group": group }))
 }
 
 /// Reads what is said of a lease over HTTP, where the path says `word`.

@@ -282,7 +282,7 @@ fn an_ended_subscription_gives_back_what_was_not_started_and_lets_the_rest_run_o
     assert_eq!(world.unsubscribe("s1"), Commanded::Done);
     assert_eq!(world.pulled(&waiting), Some(Pulled::Unknown));
     assert_eq!((world.where_is("t2").as_str(), world.row("t2").spent), ("pending", 0));
-    assert!(world.is_over(&unstarted, LeaseWord::Start).contains("its subscription was ended"));
+    assert!(world.is_over(&unstarted, LeaseWord::Start).contains("its puller was sent away"));
     assert_eq!(world.unsubscribe("s1"), Commanded::UnknownRunner);
     world.take_over();
     assert!(matches!(world.say(&running, LeaseWord::Extend), Commanded::Leased { .. }));

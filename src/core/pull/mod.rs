@@ -5,12 +5,14 @@
 //! A queue with a subscription is pushed to nobody, unless the settings say so. One that was ended takes nothing
 //! more: what was not started is pending again, what was started runs on, and its row goes with the last of it.
 
+mod bindings;
 mod index;
 mod leases;
 mod requests;
 
 use std::sync::Arc;
 
+pub(super) use bindings::{bind, release_forgotten, unbind};
 pub(super) use index::Pullers;
 pub(super) use leases::{TaskLeases, end_leases, say};
 pub(super) use requests::{OpenRequests, answer_impatient, ask, give, withdraw};
@@ -18,6 +20,7 @@ pub(super) use requests::{OpenRequests, answer_impatient, ask, give, withdraw};
 use super::draft::Draft;
 use super::fit::Misfit;
 use super::fleet::Seat;
+use super::group::Members;
 use super::input::Commanded;
 use super::registration::{remember_class, tasks_of};
 use super::state::State;
@@ -27,21 +30,39 @@ use crate::model::{
 };
 
 impl State {
-    /// Whether nothing of this shape is pushed: its queue has a subscription.
+    /// Whether nothing of this shape is pushed: its queue has a subscription, or its group is bound by hand.
     pub fn is_pulled(&self, shape: &Shape) -> bool {
+        self.group_pulled(shape).is_some() || self.queue_is_pulled(shape)
+    }
+
+    fn queue_is_pulled(&self, shape: &Shape) -> bool {
         self.pullers.are_on(&shape.queue) && !self.settings.delivered_to_any.contains(&shape.queue)
     }
 
+    fn group_pulled(&self, shape: &Shape) -> Option<&Members> {
+        self.groups().get(shape.group.as_ref()?).filter(|group| group.is_pulled())
+    }
+
     /// The runners that tasks of this shape are left to, where they are pulled.
-    pub fn pullers_of(&self, shape: &Shape) -> impl Iterator<Item = &RunnerId> {
-        self.pullers.on(&shape.queue)
+    pub fn pullers_of(&self, shape: &Shape) -> Vec<&RunnerId> {
+        match self.group_pulled(shape) {
+            Some(group) => group.by_hand().collect(),
+            None => self.pullers.on(&shape.queue).collect(),
+        }
     }
 }
 
 /// What keeps a task of `shape` from `seat` because it is pulled, or because `seat` pulls other things.
 pub(super) fn misfit(state: &State, shape: &Shape, seat: &Seat) -> Option<Misfit> {
-    (seat.runner.pull.is_none() && state.is_pulled(shape))
-        .then(|| Misfit::Pulled { queue: shape.queue.clone() })
+    if let Some(takes) = seat.runner.bound_to().filter(|takes| shape.group.as_ref() != Some(*takes)) {
+        return Some(Misfit::Group { takes: takes.clone() });
+    }
+    if let Some(group) = state.group_pulled(shape) {
+        let others = || shape.group.clone().map(|group| Misfit::GroupPulled { group });
+        return if group.is_bound_by_hand(&seat.runner.id) { None } else { others() };
+    }
+    let pushed = seat.runner.pull.is_none() && state.queue_is_pulled(shape);
+    pushed.then(|| Misfit::Pulled { queue: shape.queue.clone() })
 }
 
 /// What a task waits for whose queue is pulled.
@@ -49,11 +70,16 @@ pub(super) fn waiting_reason(state: &State, shape: &Shape) -> Option<String> {
     if !state.is_pulled(shape) {
         return None;
     }
-    let count = state.pullers_of(shape).count();
-    let asking = state.pullers_of(shape).filter_map(|id| state.fleet().get(id)).any(|seat| seat.asking > 0);
+    let pullers = state.pullers_of(shape);
+    let asking = pullers.iter().filter_map(|id| state.fleet().get(id)).any(|seat| seat.asking > 0);
     let open = if asking { "" } else { "; nobody asks at the moment" };
-    let plural = if count == 1 { "" } else { "s" };
-    Some(format!("queue {} is pulled by {count} subscription{plural}{open}", shape.queue))
+    let plural = if pullers.len() == 1 { "" } else { "s" };
+    Some(match (state.group_pulled(shape), &shape.group) {
+        (Some(_), Some(group)) => {
+            format!("group {group} is pulled by the {} runner{plural} bound to it{open}", pullers.len())
+        }
+        _ => format!("queue {} is pulled by {} subscription{plural}{open}", shape.queue, pullers.len()),
+    })
 }
 
 /// Takes in a subscription. Under an id that is known it says everything anew, and what was pulled stays pulled.
@@ -111,7 +137,7 @@ pub(super) fn work_off_ended(draft: &mut Draft) {
             if draft.is_full() {
                 return draft.more();
             }
-            give_back(draft, task, "its subscription was ended");
+            give_back(draft, task, "its puller was sent away");
         }
         if draft.state.fleet().get(&id).is_none_or(|seat| seat.tasks.is_empty()) {
             draft.state.watch.disarm(&id);
@@ -136,15 +162,19 @@ pub(super) fn forget(draft: &mut Draft, id: &RunnerId) {
     if seat.asking > 0 || !seat.tasks.is_empty() {
         return draft.state.remember_puller(id);
     }
+    let is_subscription = seat.runner.is_subscription();
     draft.delete(Key::Runner(id.clone()));
-    draft.fact(Fact::Unsubscribed { subscription: id.clone(), forgotten: true });
+    draft.fact(match is_subscription {
+        true => Fact::Unsubscribed { subscription: id.clone(), forgotten: true },
+        false => Fact::RunnerForgotten { runner: id.clone() },
+    });
     draft.state.watch.judge.all = true;
 }
 
 impl State {
-    /// Somebody speaks for the subscription: it is not forgotten for a while.
+    /// Somebody speaks for what never registered: it is not forgotten for a while.
     fn remember_puller(&mut self, id: &RunnerId) {
-        if self.runner(id).is_some_and(|row| row.is_subscription()) {
+        if self.runner(id).is_some_and(|row| row.is_unregistered()) {
             self.watch.arm(id, self.now + self.settings.class_memory);
         }
     }

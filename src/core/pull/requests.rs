@@ -16,7 +16,8 @@ use super::super::state::State;
 use super::super::wake::Wake;
 use super::give_back;
 use crate::model::{
-    Assignment, Given, Id, LeaseId, PullRequest, Pulled, Puller, RunnerId, Standing, Task, TaskState,
+    Assignment, Given, Id, LeaseId, PullRequest, Pulled, Puller, RunnerId, RunnerState, Standing, StopOrder,
+    Task, TaskState,
 };
 
 /// A request that waits for a task.
@@ -98,6 +99,11 @@ pub fn ask(draft: &mut Draft, ticket: Ticket, asked: &PullRequest) -> Option<Ans
         return Some(Answer::Pulled(Pulled::Unknown));
     }
     draft.state.remember_puller(&asked.runner);
+    if asked.group.is_some()
+        && let Some(answer) = of_group(draft, asked)
+    {
+        return Some(Answer::Pulled(answer));
+    }
     if let Some(task) = given_before(draft, asked) {
         draft.state.arm_task(&task);
         return Some(given(draft, &task));
@@ -116,6 +122,28 @@ pub fn ask(draft: &mut Draft, ticket: Ticket, asked: &PullRequest) -> Option<Ans
     let puller = Puller { name: asked.puller.clone(), request: asked.request };
     draft.state.open_request(&asked.runner, Open { ticket, puller });
     None
+}
+
+/// What a runner of a group is told before it gets anything: one task at a time, and none while it drains.
+fn of_group(draft: &mut Draft, asked: &PullRequest) -> Option<Pulled> {
+    for task in tasks_of(draft, &asked.runner) {
+        let Some(held) = task.assignment() else { continue };
+        let stop = held.stop.as_ref().map(|stop| {
+            let (id, token, reason) = (task.id.clone(), held.token, stop.reason.clone());
+            Pulled::Stop(StopOrder { id, token, reason })
+        });
+        match (&task.state, stop) {
+            (TaskState::Running(_), None) => return Some(Pulled::Busy { task: task.id.clone() }),
+            (TaskState::Running(_), Some(stop)) => return Some(stop),
+            (_, Some(stop)) => {
+                give_back(draft, &task, "it was asked back before it was started");
+                return Some(stop);
+            }
+            (_, None) => {}
+        }
+    }
+    let ready = draft.runner(&asked.runner).is_some_and(|row| row.state() == RunnerState::Ready);
+    (!ready).then_some(Pulled::Draining)
 }
 
 /// What this puller, or this very request, was given and has not started. What was cancelled meanwhile ends here:
