@@ -152,6 +152,8 @@ pub struct Guards {
     pub reservations: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
+    /// A pulled task of which nothing is heard for its lease is taken from its puller.
+    pub task_leases_end: bool,
     /// A task waits for runners that hold something of its own.
     pub locality: bool,
     /// A group holds no more runners than it may.
@@ -160,6 +162,8 @@ pub struct Guards {
     pub group_order: bool,
     /// A task that did not succeed stops a group with `stop_on_failure`.
     pub group_stops: bool,
+    /// What is pulled is pushed to nobody.
+    pub pulled_alone: bool,
     /// Runners that were acknowledged and have not registered yet are capacity to come.
     pub starting_counts: bool,
 }
@@ -177,10 +181,12 @@ impl Default for Guards {
             rearm_leases: true,
             reservations: true,
             leases_end: true,
+            task_leases_end: true,
             locality: true,
             group_bound: true,
             group_order: true,
             group_stops: true,
+            pulled_alone: true,
             starting_counts: true,
         }
     }

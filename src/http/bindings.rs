@@ -128,8 +128,8 @@ pub(super) async fn next(
         Pulled::Given(given) => Ok(json(StatusCode::OK, write_given(&given))),
         Pulled::Nothing => Ok(nothing()),
         Pulled::Unknown => {
-            groups::one(&app, group)?;
-            Err(not_bound(&path))
+            // That there is no such group says more.
+            groups::one(&app, group).and_then(|_| Err(not_bound(&path)))
         }
         Pulled::Busy { task } => {
             let detail = format!("runner {runner} runs {task} already: one task of a group at a time");

@@ -378,6 +378,7 @@ fn one_of_each() -> Vec<Row> {
             terms: Terms { max_runners: Some(2), ordered: true, stop_on_failure: true },
             build: Some(id("b")),
             stopped: Some(Stopped { after: Some(3), reason: "t ended failed".into() }),
+            wanted: 2,
             modification_count: 9,
             last_modified: Time(8),
             extra: Default::default(),

@@ -146,7 +146,7 @@ fn what_became(task: Option<&Task>, lease: &LeaseId) -> Arc<str> {
 /// Takes the tasks whose leases are over from their pullers.
 pub fn end_leases(draft: &mut Draft) {
     while let Some((until, id)) = draft.state.watch.task_leases.ends.first().cloned() {
-        if until > draft.now || !draft.state.settings.guards.leases_end {
+        if until > draft.now || !draft.state.settings.guards.task_leases_end {
             return;
         }
         if draft.is_full() {

@@ -32,7 +32,8 @@ use crate::model::{
 impl State {
     /// Whether nothing of this shape is pushed: its queue has a subscription, or its group is bound by hand.
     pub fn is_pulled(&self, shape: &Shape) -> bool {
-        self.group_pulled(shape).is_some() || self.queue_is_pulled(shape)
+        self.settings.guards.pulled_alone
+            && (self.group_pulled(shape).is_some() || self.queue_is_pulled(shape))
     }
 
     fn queue_is_pulled(&self, shape: &Shape) -> bool {
@@ -56,6 +57,9 @@ impl State {
 pub(super) fn misfit(state: &State, shape: &Shape, seat: &Seat) -> Option<Misfit> {
     if let Some(takes) = seat.runner.bound_to().filter(|takes| shape.group.as_ref() != Some(*takes)) {
         return Some(Misfit::Group { takes: takes.clone() });
+    }
+    if !state.settings.guards.pulled_alone {
+        return None;
     }
     if let Some(group) = state.group_pulled(shape) {
         let others = || shape.group.clone().map(|group| Misfit::GroupPulled { group });
