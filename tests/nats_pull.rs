@@ -110,7 +110,7 @@ async fn a_lease_that_is_open_when_the_leader_dies_counts_anew_from_the_next() {
     });
     tokio::time::sleep(Duration::from_secs(3)).await;
     leader.process.kill();
-    let killed = std::time::Instant::now();
+    let killed = tokio::time::Instant::now();
     let given = json_of(waiting.await.expect("it ends"), 200).await;
     assert_eq!((&given["task"]["id"], &given["attempt"]), (&json!("t1"), &json!(2)));
     assert!(
@@ -122,4 +122,25 @@ async fn a_lease_that_is_open_when_the_leader_dies_counts_anew_from_the_next() {
     assert_eq!(json_of(over, 410).await["code"], "lease_over");
     let second = lease(&given);
     post(&follower, &format!("/v1/leases/{second}/ack"), json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_bound_and_pulled_through_any_replica() {
+    let (broker, dir) = (Broker::start(), TempDir::new().expect("a directory"));
+    let (leader, follower) = by_role(replica(&broker, dir.path()), replica(&broker, dir.path())).await;
+    let task = json!({"id": "t1", "group": {"id": "g1", "max_runners": 1}});
+    json_of(say(&leader, Method::POST, "/v1/tasks", task).await, 202).await;
+    let bound = json_of(say(&follower, Method::PUT, "/v1/groups/g1/runners/p1", Value::Null).await, 200).await;
+    assert_eq!(bound["bound_by_hand"], json!(["p1"]));
+    let full = say(&leader, Method::PUT, "/v1/groups/g1/runners/p2", Value::Null).await;
+    assert_eq!(json_of(full, 409).await["code"], "conflict");
+    let stale = Client::new().delete(format!("{}/v1/groups/g1/runners/p1", follower.url)).header("If-Match", 99);
+    assert_eq!(json_of(stale.send().await.expect("an answer"), 412).await["code"], "group_changed");
+    let given = post(&follower, "/v1/groups/g1/runners/p1/next?wait=10s", json!({})).await;
+    post(&leader, &format!("/v1/leases/{}/start", lease(&given)), json!({})).await;
+    let busy = say(&follower, Method::POST, "/v1/groups/g1/runners/p1/next", json!({})).await;
+    assert_eq!(json_of(busy, 409).await["task"], "t1");
+    post(&follower, &format!("/v1/leases/{}/ack", lease(&given)), json!({})).await;
+    let none = say(&leader, Method::POST, "/v1/groups/g1/runners/p1/next", json!({})).await;
+    assert_eq!(none.status(), 204);
 }

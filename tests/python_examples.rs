@@ -213,6 +213,8 @@ fn the_pullers_run_what_is_on_their_queue() {
     let mut in_python = Command::new(python());
     in_python.arg("-B").arg(examples.join("puller.py")).args([&server.url, "py"]);
     let _in_python = Process::start(in_python.stdin(Stdio::null()).stdout(Stdio::null()));
+    // A subscription is shown among the runners.
+    server.wait_for_runners(1);
     let ended = pulled(&server, "py", &["true", "exit 3", "true"]);
     assert_eq!(ended, [("succeeded".into(), 0), ("failed".into(), 3), ("succeeded".into(), 0)]);
 
@@ -221,6 +223,7 @@ fn the_pullers_run_what_is_on_their_queue() {
     let mut in_shell = Command::new("sh");
     in_shell.arg(examples.join("puller.sh")).args([&server.url, "sh", "sh", "-c", &keeps]);
     let _in_shell = Process::start(in_shell.stdin(Stdio::null()).stdout(Stdio::null()));
+    server.wait_for_runners(2);
     let ended = pulled(&server, "sh", &["one", "two"]);
     assert_eq!(ended, [("succeeded".into(), 0), ("succeeded".into(), 0)]);
     let seen = std::fs::read_to_string(seen).expect("it was given what was pulled");

@@ -50,6 +50,12 @@ impl Seat {
         fit::never(shape, &self.runner.offer).or_else(|| fit::room(shape, &self.runner.offer, &self.held))
     }
 
+    /// How many tasks it takes at once. Of one that pulls that is what it has: what else will be asked for there, nobody
+    /// knows.
+    pub fn slots(&self) -> u32 {
+        if self.runner.is_unregistered() { self.held.slots } else { self.runner.offer.slots }
+    }
+
     /// Whether a task may be placed here: where tasks are pulled, only while somebody asks.
     fn may_be_given(&self) -> bool {
         self.runner.pull.is_none() || self.asking > 0

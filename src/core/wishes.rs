@@ -35,10 +35,9 @@ pub(super) fn ask_for(draft: &mut Draft, id: &GroupId) -> Commanded {
         return Commanded::UnknownGroup;
     };
     let row = group.row().expect("it was just seen").clone();
-    let most = row.terms.max_runners.map_or(usize::MAX, |most| most as usize);
-    let coming = coming(draft.state, id, |intent| intent.count());
-    let there = group.runners().len() + coming as usize;
-    if there >= most.min(group.live().len()) {
+    let most = row.terms.max_runners.unwrap_or(u32::MAX).min(count(group.live().len()));
+    let there = count(group.runners().len()) + coming(draft.state, id, |intent| intent.count());
+    if there >= most {
         return Commanded::Unchanged;
     }
     if first_waiting(draft.state, group).is_some_and(|shape| class_for(draft.state, &shape).is_none()) {
@@ -47,7 +46,7 @@ pub(super) fn ask_for(draft: &mut Draft, id: &GroupId) -> Commanded {
         );
         return Commanded::PullRefused { reason: reason.into() };
     }
-    wish(draft, &row, there as u32 + 1);
+    wish(draft, &row, there + 1);
     Commanded::Done
 }
 
@@ -69,7 +68,7 @@ fn wish(draft: &mut Draft, row: &Group, wanted: u32) {
 pub(super) fn all(state: &State) -> Vec<Wish> {
     let wishing = state.groups().after(None).filter_map(|(id, group)| {
         let wanted = group.row()?.wanted;
-        let there = group.runners().len() as u32 + coming(state, id, |intent| intent.starting);
+        let there = count(group.runners().len()) + coming(state, id, |intent| intent.starting);
         let runners = wanted.checked_sub(there).filter(|short| *short > 0)?;
         let shape = first_waiting(state, group)?;
         let class = class_for(state, &shape)?.id.clone();
@@ -114,4 +113,9 @@ pub(super) fn bind_arrived(draft: &mut Draft, id: &RunnerId, group: &GroupId) {
     bound.pull = Some(Pull { lease: LEASE, group: Some(group.clone()) });
     draft.put_runner(bound);
     draft.fact(Fact::RunnerBound { runner: id.clone(), group: group.clone() });
+}
+
+/// A count of runners or tasks, which a table holds far fewer of than this can say.
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }

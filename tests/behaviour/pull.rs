@@ -3,8 +3,10 @@
 use longshore::core::fit::Misfit;
 use longshore::core::input::{Answer, Command, Commanded, Input, Submitted};
 use longshore::core::settings::{Guards, Settings};
+use longshore::core::state::Window;
 use longshore::core::verdict::Verdict;
 use longshore::model::*;
+use longshore::runtime::credit::Level;
 
 use super::pullers::{LEASE, subscription};
 use super::world::*;
@@ -402,4 +404,27 @@ fn priority_and_order_are_those_of_the_backlog() {
     world.submit_all([on_q("old"), on_q("new"), on_q("urgent").priority(5)]);
     let given: Vec<TaskId> = (0..3).map(|_| world.pull("s1").task).collect();
     assert_eq!(given, [id("urgent"), id("old"), id("new")]);
+}
+
+#[test]
+fn what_waits_to_be_pulled_says_nothing_about_capacity() {
+    let mut world = world();
+    world.submit_all((0..150).map(|n| on_q(&format!("t{n}"))));
+    let level = Level::of(&world.state, Window::Jobs, None);
+    assert_eq!((level.pending, level.ahead), (150, 100 + 150), "a subscription has no slots of its own");
+    assert_eq!(Level::of(&world.state, Window::Builds, None).ahead, 100);
+}
+
+#[test]
+fn what_was_cancelled_ends_once_when_its_request_is_repeated_under_its_name() {
+    let mut world = world();
+    world.submit(on_q("t1"));
+    let request = world.request("s1", Some("anna"), false);
+    let first = world.ask(request.clone());
+    world.settle();
+    assert_eq!(world.given(&first).task, id("t1"));
+    world.cancel("t1");
+    assert_eq!(world.tell(Input::Pull(request)), Answer::Pulled(Pulled::Nothing));
+    let ends = |fact: &Fact| matches!(fact, Fact::Task(task) if task.outcome == Some(Outcome::Cancelled));
+    assert_eq!(world.said(ends), 1);
 }

@@ -1,5 +1,7 @@
 //! Pulling over HTTP: subscriptions, leases, and requests that wait.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -195,4 +197,34 @@ async fn a_server_that_stops_answers_those_that_wait() {
     server.begin_to_stop();
     waiting.await.expect("it ends").is(204);
     assert_eq!(server.stop().await, longshore::runtime::Stopped::Released);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_that_wait_cost_no_turn_and_one_task_wakes_one_of_them() {
+    use longshore::model::{Id, PullRequest, Pulled};
+    use longshore::runtime::Door;
+
+    let server = Server::start().await;
+    let sub = Id::parse(&server.subscribe(json!({"topic": "q"})).await).expect("a name");
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..1_000 {
+        let (handle, runner) = (server.running.handle.clone(), sub.clone());
+        let request = uuid::Uuid::from_u128(number);
+        let asked = PullRequest { runner, group: None, puller: None, request, patient: true };
+        let mut pull = Box::pin(async move { handle.pull(asked, Duration::from_secs(300)).await });
+        assert!(futures_util::poll!(&mut pull).is_pending());
+        waiting.spawn(pull);
+    }
+    // What is asked after them is answered after them.
+    server.pull(sub.as_str(), "").await.is(204);
+    let turns = server.turn();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(server.turn(), turns, "nothing is decided while they wait");
+    server.submit(on("q", "t1")).await;
+    let first = waiting.join_next().await.expect("one").expect("it ends").expect("an answer");
+    assert!(matches!(first, Pulled::Given(_)));
+    assert!(waiting.try_join_next().is_none(), "the others wait on");
+    let turns = server.turn();
+    waiting.abort_all();
+    server.until_turn(turns + 1).await;
 }

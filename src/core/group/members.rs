@@ -45,6 +45,8 @@ pub struct Members {
     /// Who has which index, also of ended tasks.
     indexes: BTreeMap<u32, TaskId>,
     bound: BTreeMap<RunnerId, Binding>,
+    /// How many of these a program bound.
+    by_hand: usize,
 }
 
 /// All groups.
@@ -72,6 +74,7 @@ impl Default for Members {
             known: 0,
             indexes: BTreeMap::new(),
             bound: BTreeMap::new(),
+            by_hand: 0,
         }
     }
 }
@@ -109,7 +112,7 @@ impl Members {
 
     /// Whether its tasks are asked for one by one, and none is pushed.
     pub fn is_pulled(&self) -> bool {
-        self.by_hand().next().is_some()
+        self.by_hand > 0
     }
 
     /// Whether a program bound `runner` to it.
@@ -277,6 +280,7 @@ impl Groups {
         let binding = group.bound.entry(runner.clone()).or_default();
         if binding.by_hand != by_hand {
             self.changed.insert(id.clone());
+            group.by_hand = if by_hand { group.by_hand + 1 } else { group.by_hand - 1 };
         }
         binding.by_hand = by_hand;
         if binding.is_over() {

@@ -8,33 +8,67 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::super::attempt;
 use super::super::draft::Draft;
 use super::super::input::Commanded;
 use super::super::state::State;
 use super::give_back;
 use crate::model::time::format_span;
-use crate::model::{End, Fact, LeaseId, LeaseWord, RunnerId, Task, TaskId, TaskState, Time, Token};
+use crate::model::{
+    Assignment, End, Fact, Id, LeaseId, LeaseWord, Puller, RunnerId, Task, TaskId, TaskState, Time, Token,
+};
 
-/// When which lease ends.
+/// A lease that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Armed {
+    until: Time,
+    token: Token,
+    runner: RunnerId,
+    puller: Puller,
+}
+
+/// When which lease ends, and who was given what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskLeases {
-    by_task: BTreeMap<TaskId, (Time, Token)>,
+    by_task: BTreeMap<TaskId, Armed>,
     ends: BTreeSet<(Time, TaskId)>,
+    requests: BTreeMap<Uuid, TaskId>,
+    names: BTreeSet<(RunnerId, Id, TaskId)>,
 }
 
 impl TaskLeases {
-    fn arm(&mut self, task: &TaskId, token: Token, until: Time) {
+    fn arm(&mut self, task: &TaskId, held: &Assignment, until: Time) {
         self.disarm(task);
-        self.by_task.insert(task.clone(), (until, token));
+        let Some(puller) = held.pulled.clone() else { return };
+        self.requests.insert(puller.request, task.clone());
+        if let Some(name) = &puller.name {
+            self.names.insert((held.runner.clone(), name.clone(), task.clone()));
+        }
         self.ends.insert((until, task.clone()));
+        let armed = Armed { until, token: held.token, runner: held.runner.clone(), puller };
+        self.by_task.insert(task.clone(), armed);
     }
 
     /// The task's lease is over, or was never armed.
     pub fn disarm(&mut self, task: &TaskId) {
-        if let Some((until, _)) = self.by_task.remove(task) {
-            self.ends.remove(&(until, task.clone()));
+        let Some(Armed { until, runner, puller, .. }) = self.by_task.remove(task) else { return };
+        self.ends.remove(&(until, task.clone()));
+        self.requests.remove(&puller.request);
+        if let Some(name) = puller.name {
+            self.names.remove(&(runner, name, task.clone()));
         }
+    }
+
+    /// What may have been given to a request, or to whoever asks under a name: the rows say whether it still is.
+    pub fn given_to(&self, runner: &RunnerId, name: Option<&Id>, request: Uuid) -> BTreeSet<TaskId> {
+        let named = name.map(|name| {
+            let from = (runner.clone(), name.clone(), smallest());
+            self.names.range(from..).take_while(move |(its, under, _)| its == runner && under == name)
+        });
+        let named = named.into_iter().flatten().map(|(.., task)| task);
+        named.chain(self.requests.get(&request)).cloned().collect()
     }
 
     /// When the next one ends.
@@ -53,7 +87,7 @@ impl State {
     pub(super) fn arm_task(&mut self, task: &Task) -> Option<Time> {
         let held = task.assignment().filter(|held| held.pulled.is_some())?;
         let until = self.now + self.lease_of(&held.runner);
-        self.watch.task_leases.arm(&task.id, held.token, until);
+        self.watch.task_leases.arm(&task.id, held, until);
         Some(until)
     }
 
@@ -67,7 +101,7 @@ impl State {
         for task in tasks {
             match task.assignment() {
                 Some(held) if held.pulled.is_some() && !self.settings.guards.rearm_leases => {
-                    self.watch.task_leases.arm(&task.id, held.token, now);
+                    self.watch.task_leases.arm(&task.id, held, now);
                 }
                 _ => drop(self.arm_task(&task)),
             }
@@ -152,7 +186,7 @@ pub fn end_leases(draft: &mut Draft) {
         if draft.is_full() {
             return draft.more();
         }
-        let (_, token) = draft.state.watch.task_leases.by_task[&id];
+        let token = draft.state.watch.task_leases.by_task[&id].token;
         draft.state.watch.task_leases.disarm(&id);
         let Some(task) = draft.task(&id) else { continue };
         let Some(held) = task.assignment().filter(|held| held.token == token) else { continue };
@@ -162,4 +196,8 @@ pub fn end_leases(draft: &mut Draft) {
         draft.fact(Fact::LeaseOver { id: id.clone(), runner, token });
         attempt::lose(draft, &task, &reason);
     }
+}
+
+fn smallest() -> TaskId {
+    TaskId::parse("-").expect("a legal name")
 }

@@ -25,19 +25,20 @@ use super::input::Commanded;
 use super::registration::{remember_class, tasks_of};
 use super::state::State;
 use crate::model::{
-    Fact, Key, Outcome, Pull, Pulled, Runner, RunnerId, Shape, Standing, StopCause, Subscription, Task,
-    TaskState, Time,
+    Fact, Key, Outcome, Pull, Pulled, QueueId, Runner, RunnerId, Shape, Standing, StopCause, Subscription,
+    Task, TaskState, Time,
 };
 
 impl State {
     /// Whether nothing of this shape is pushed: its queue has a subscription, or its group is bound by hand.
     pub fn is_pulled(&self, shape: &Shape) -> bool {
         self.settings.guards.pulled_alone
-            && (self.group_pulled(shape).is_some() || self.queue_is_pulled(shape))
+            && (self.group_pulled(shape).is_some() || self.is_pulled_queue(&shape.queue))
     }
 
-    fn queue_is_pulled(&self, shape: &Shape) -> bool {
-        self.pullers.are_on(&shape.queue) && !self.settings.delivered_to_any.contains(&shape.queue)
+    /// Whether nothing on a queue is pushed: what waits there waits for whoever asks, and not for capacity.
+    pub fn is_pulled_queue(&self, queue: &QueueId) -> bool {
+        self.pullers.are_on(queue) && !self.settings.delivered_to_any.contains(queue)
     }
 
     fn group_pulled(&self, shape: &Shape) -> Option<&Members> {
@@ -65,7 +66,7 @@ pub(super) fn misfit(state: &State, shape: &Shape, seat: &Seat) -> Option<Misfit
         let others = || shape.group.clone().map(|group| Misfit::GroupPulled { group });
         return if group.is_bound_by_hand(&seat.runner.id) { None } else { others() };
     }
-    let pushed = seat.runner.pull.is_none() && state.queue_is_pulled(shape);
+    let pushed = seat.runner.pull.is_none() && state.is_pulled_queue(&shape.queue);
     pushed.then(|| Misfit::Pulled { queue: shape.queue.clone() })
 }
 

@@ -16,8 +16,8 @@ use super::super::state::State;
 use super::super::wake::Wake;
 use super::give_back;
 use crate::model::{
-    Assignment, Given, Id, LeaseId, PullRequest, Pulled, Puller, RunnerId, RunnerState, Standing, StopOrder,
-    Task, TaskState,
+    Given, Id, LeaseId, PullRequest, Pulled, Puller, RunnerId, RunnerState, Standing, StopOrder, Task,
+    TaskState,
 };
 
 /// A request that waits for a task.
@@ -149,20 +149,24 @@ fn of_group(draft: &mut Draft, asked: &PullRequest) -> Option<Pulled> {
 /// What this puller, or this very request, was given and has not started. What was cancelled meanwhile ends here:
 /// whoever asks has not begun it.
 fn given_before(draft: &mut Draft, asked: &PullRequest) -> Option<Arc<Task>> {
-    let is_its = |held: &Assignment| {
-        let puller = held.pulled.as_ref()?;
-        let named = asked.puller.is_some() && puller.name == asked.puller;
-        (named || puller.request == asked.request).then_some(held.stop.is_some())
-    };
-    for task in tasks_of(draft, &asked.runner) {
-        let TaskState::Assigned(held) = &task.state else { continue };
-        match is_its(held) {
-            Some(false) => return Some(task),
-            Some(true) => give_back(draft, &task, "it was asked back before it was started"),
-            None => {}
+    for task in unstarted(draft, &asked.runner, asked.puller.as_ref(), asked.request) {
+        if task.assignment().is_some_and(|held| held.stop.is_none()) {
+            return Some(task);
         }
+        give_back(draft, &task, "it was asked back before it was started");
     }
     None
+}
+
+/// What was given to a request, or to whoever asks under a name, and is not started.
+fn unstarted(draft: &Draft, runner: &RunnerId, name: Option<&Id>, request: Uuid) -> Vec<Arc<Task>> {
+    let is_its = |task: &Arc<Task>| {
+        let TaskState::Assigned(held) = &task.state else { return false };
+        let Some(puller) = held.pulled.as_ref().filter(|_| held.runner == *runner) else { return false };
+        (name.is_some() && puller.name.as_ref() == name) || puller.request == request
+    };
+    let given = draft.state.watch.task_leases.given_to(runner, name, request);
+    given.iter().filter_map(|id| draft.task(id)).filter(is_its).collect()
 }
 
 /// A request is withdrawn. Where whoever asked is `gone`, what it was given and cannot have heard of is pending again.
@@ -171,11 +175,8 @@ pub fn withdraw(draft: &mut Draft, asked: &PullRequest, gone: bool) {
     if !gone {
         return;
     }
-    for task in tasks_of(draft, &asked.runner) {
-        let TaskState::Assigned(held) = &task.state else { continue };
-        if held.pulled.as_ref().is_some_and(|puller| puller.request == asked.request) {
-            give_back(draft, &task, "whoever pulled it was gone before it was given");
-        }
+    for task in unstarted(draft, &asked.runner, None, asked.request) {
+        give_back(draft, &task, "whoever pulled it was gone before it was given");
     }
 }
 
