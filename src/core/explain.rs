@@ -241,7 +241,7 @@ pub fn idle(state: &State, seat: &Seat) -> String {
         Standing::Ready => {}
     }
     if seat.runner.pull.is_some() && seat.asking == 0 {
-        return "no request of it is open".to_owned();
+        return "it gets a task when one is asked for".to_owned();
     }
     if let Some(kept) = state.reservations().on(&seat.runner.id) {
         let fits_by = kept.fits_by.map(|at| format!(", which fits by {at}")).unwrap_or_default();

@@ -428,3 +428,17 @@ fn what_was_cancelled_ends_once_when_its_request_is_repeated_under_its_name() {
     let ends = |fact: &Fact| matches!(fact, Fact::Task(task) if task.outcome == Some(Outcome::Cancelled));
     assert_eq!(world.said(ends), 1);
 }
+
+#[test]
+fn the_lease_of_an_earlier_puller_takes_nothing_from_whoever_has_the_task_now() {
+    let delivered_to_any = [id("q")].into();
+    let mut world = World::with(Settings { delivered_to_any, ..Settings::default() }, []);
+    world.subscribe("s1", "q");
+    world.submit(task("t1").queue("q"));
+    let lease = world.pull("s1");
+    world.nack(&lease, secs(0));
+    world.register(runner("r1").cpu(1));
+    world.start("t1");
+    world.pass_alive(LEASE + secs(1), &[]);
+    assert_eq!((world.where_is("t1").as_str(), world.row("t1").attempt), ("r1", 2));
+}
