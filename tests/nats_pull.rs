@@ -130,11 +130,12 @@ async fn a_group_is_bound_and_pulled_through_any_replica() {
     let (leader, follower) = by_role(replica(&broker, dir.path()), replica(&broker, dir.path())).await;
     let task = json!({"id": "t1", "group": {"id": "g1", "max_runners": 1}});
     json_of(say(&leader, Method::POST, "/v1/tasks", task).await, 202).await;
-    let bound = json_of(say(&follower, Method::PUT, "/v1/groups/g1/runners/p1", Value::Null).await, 200).await;
+    let bound = json_of(say(&follower, Method::PUT, "/v1/groups/g1/runners/p1", json!({})).await, 200).await;
     assert_eq!(bound["bound_by_hand"], json!(["p1"]));
-    let full = say(&leader, Method::PUT, "/v1/groups/g1/runners/p2", Value::Null).await;
+    let full = say(&leader, Method::PUT, "/v1/groups/g1/runners/p2", json!({})).await;
     assert_eq!(json_of(full, 409).await["code"], "conflict");
-    let stale = Client::new().delete(format!("{}/v1/groups/g1/runners/p1", follower.url)).header("If-Match", 99);
+    let stale =
+        Client::new().delete(format!("{}/v1/groups/g1/runners/p1", follower.url)).header("If-Match", 99);
     assert_eq!(json_of(stale.send().await.expect("an answer"), 412).await["code"], "group_changed");
     let given = post(&follower, "/v1/groups/g1/runners/p1/next?wait=10s", json!({})).await;
     post(&leader, &format!("/v1/leases/{}/start", lease(&given)), json!({})).await;

@@ -153,7 +153,10 @@ async fn an_ended_subscription_is_unknown_and_its_queue_is_pushed_again() {
     assert_eq!(sub, "mine");
     server.submit(json!({"id": "t1", "queue": "q"})).await;
     let shown = server.get("/v1/runners/mine").await.is(200).body;
-    assert_eq!((&shown["queues"], &shown["idle"]), (&json!(["q"]), &json!("it gets a task when one is asked for")));
+    assert_eq!(
+        (&shown["queues"], &shown["idle"]),
+        (&json!(["q"]), &json!("it gets a task when one is asked for"))
+    );
     server.delete("/v1/subscriptions/mine").await.is(204);
     server.delete("/v1/subscriptions/mine").await.problem(404, "unknown_subscription", &["mine"]);
     server.pull("mine", "?wait=10s").await.problem(404, "unknown_subscription", &["mine"]);
