@@ -243,8 +243,10 @@ fn may_take<'a>(
     let reserving = !state.reservations().is_empty();
     let is_build = task.kind() == Kind::Build && state.settings.guards.safe_builds;
     let group = state.groups().of(task);
+    let pulled = state.is_pulled(&task.shape);
     move |seat| {
-        pull::misfit(state, &task.shape, seat).is_none()
+        let asked_for = pulled || seat.runner.pull.is_some();
+        (!asked_for || pull::misfit(state, &task.shape, seat).is_none())
             && group.is_none_or(|group| group.admits(&seat.runner.id))
             && (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
             && (!reserving || reservation::against(state, task, seat).is_none())
