@@ -16,6 +16,9 @@ mod behaviour {
     mod lifecycle;
     mod locality;
     mod placement;
+    mod pull;
+    mod pull_groups;
+    mod pullers;
     mod reservations;
     mod transcripts;
     mod trees;

@@ -98,6 +98,8 @@ fn a_queue_has_locality_when_one_of_its_waits_is_longer_than_nothing() {
     let default = Id::parse("default").expect("a name");
     let five = Duration::from_secs(5);
     assert_eq!(waits(&example)[&default], Locality { cache_wait: five, deps_wait: five });
+    let any = read("[queues.default]\ndelivery = \"any\"").expect("valid").decisions.delivered_to_any;
+    assert_eq!(any, [default.clone()].into());
     let one = waits("[queues.default]\ndeps_wait = \"5s\"\n[queues.off]\ncache_wait = \"0s\"");
     assert_eq!(one, [(default, Locality { cache_wait: Duration::ZERO, deps_wait: five })].into());
 }
@@ -260,6 +262,10 @@ fn each_broken_limit_is_named_with_its_value_and_the_limit() {
         ("[table]\nkeep_ended_body = \"1MiB\"", "table.keep_ended_body (1MiB) must be between 0B and 256KiB"),
         ("[table]\nrunner_artifacts = 0", "table.runner_artifacts (0) must be between 1 and 1000000"),
         ("[queues.ci]\ncache_wait = \"2h\"", "queues.ci.cache_wait (2h) must be between 0ms and 1h"),
+        (
+            "[queues.ci]\ndelivery = \"push\"",
+            "queues.ci.delivery (\"push\") must be one of \"pull\", \"any\"",
+        ),
         ("[queues.ci]\ndeps_wait = \"61m\"", "queues.ci.deps_wait (1h1m) must be between 0ms and 1h"),
         (
             "[queues.\"a.b\"]\ndeps_wait = \"1s\"",

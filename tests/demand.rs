@@ -22,6 +22,7 @@ fn offer(cpu: u64, memory: u64, gpu: u64, slots: u32, opaque: bool) -> Arc<Offer
         group: None,
         resources: (!opaque).then_some(resources),
         slots,
+        open: false,
     })
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use binary::{Server, runner, text, wait_for};
 use longshore::model::*;
 use longshore::runner::backend::docker::{Pull, Settings};
-use longshore::runner::backend::{Backend, DockerBackend, Start, StopSender, Work, stops};
+use longshore::runner::backend::{Backend, DockerBackend, Start, StartFailed, StopSender, Work, stops};
 use longshore::runner::boottime;
 use serde_json::json;
 
@@ -57,7 +57,11 @@ async fn end_of(backend: &DockerBackend, order: WorkOrder) -> End {
 }
 
 async fn not_started(backend: &DockerBackend, order: WorkOrder) -> String {
-    backend.start(start_of(order).0).await.expect_err("it cannot start").reason
+    why_not_started(backend, order).await.reason
+}
+
+async fn why_not_started(backend: &DockerBackend, order: WorkOrder) -> StartFailed {
+    backend.start(start_of(order).0).await.expect_err("it cannot start")
 }
 
 fn said(end: &End) -> &str {
@@ -147,8 +151,12 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
     let no_image = WorkOrder { image: None, ..sh("true") };
     assert!(not_started(&backend, no_image).await.starts_with("spec.image is empty"));
     let absent = WorkOrder { image: Some("no-such-image:7".into()), ..sh("true") };
-    let why = not_started(&backend, absent).await;
-    assert!(why.starts_with("start image no-such-image:7: this runner does not have it"), "{why}");
+    let why = why_not_started(&backend, absent).await;
+    let expected = "start image no-such-image:7: this runner does not have it";
+    assert!(why.reason.starts_with(expected) && !why.own_fault, "{why}");
+    let tiny = WorkOrder { resources: Resources::new(500, 1 << 20), ..sh("true") };
+    let why = why_not_started(&backend, tiny).await;
+    assert!(why.reason.contains("memory") && why.own_fault, "no engine takes so little: {why}");
     let mount = WorkOrder { mounts: vec!["/etc:/etc".to_owned()], ..sh("true") };
     let why = not_started(&backend, mount).await;
     assert!(why.starts_with("spec.mounts: /etc:/etc: this runner lets tasks mount nothing"), "{why}");

@@ -149,6 +149,22 @@ fn a_runner_that_is_stopped_dead_has_lost_its_work_before_another_has_it() {
 }
 
 #[test]
+fn what_no_runner_could_start_is_the_tasks_own_failure() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    let server = Server::start(&dir.join("data"));
+    let _runner = runner(&server.url, "r1", dir, &["--cpu", "1"]);
+    server.wait_for_runners(1);
+    let empty = |number: usize| json!({"id": format!("t{number}"), "spec": {"command": []}});
+    submit(&server, dir, &(0..4).map(empty).collect::<Vec<_>>());
+    for number in 0..4 {
+        let ended = server.wait_until(&format!("t{number}"), "ended");
+        assert_eq!((&ended["outcome"], &ended["attempt"]), (&json!("failed"), &json!(1)), "{ended}");
+    }
+    server.wait_for_runners(1);
+}
+
+#[test]
 fn a_stop_writes_a_last_turn_and_a_second_server_is_refused_the_table() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");

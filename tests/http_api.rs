@@ -20,6 +20,10 @@ mod intents;
 mod listing;
 #[path = "http_api/operating.rs"]
 mod operating;
+#[path = "http_api/pull.rs"]
+mod pull;
+#[path = "http_api/pull_groups.rs"]
+mod pull_groups;
 #[path = "http_api/repeats.rs"]
 mod repeats;
 #[path = "http_api/tasks.rs"]

@@ -233,7 +233,7 @@ fn neither_names_nor_texts_become_labels_and_queues_are_cut_off() {
         .collect();
     metrics.record(&many);
     let scrape = metrics.scrape(&Gauges::default());
-    for unbounded in ["build-42", "r-7", "surprise", "acme", "lease"] {
+    for unbounded in ["build-42", "r-7", "surprise", "acme", "lapsed"] {
         let series = scrape.lines().filter(|line| !line.starts_with('#'));
         assert_eq!(series.filter(|line| line.contains(unbounded)).count(), 0, "{unbounded}");
     }

@@ -115,6 +115,8 @@ async fn what_cannot_be_started_says_why() {
     let no_directory = WorkOrder { workdir: Some("/no/such/place".to_owned()), ..sh("true") };
     assert!(not_started(no_directory).await.contains("workdir /no/such/place is no directory"));
     assert!(not_started(WorkOrder::default()).await.contains("spec.command is empty"));
+    let (start, _stop) = start_of(WorkOrder::default());
+    assert!(backend().start(start).await.expect_err("it cannot start").own_fault);
 }
 
 #[tokio::test]

@@ -188,3 +188,46 @@ fn the_producers_jobs_run_on_the_runner_in_python_and_on_ours() {
     assert_eq!(ran.iter().filter(|runner| *runner == "ours").count(), 5, "{ran:?}");
     assert!(ours.terminate().success());
 }
+
+/// Submits jobs to a queue and says how they ended.
+fn pulled(server: &Server, topic: &str, commands: &[&str]) -> Vec<(String, i64)> {
+    for (number, command) in commands.iter().enumerate() {
+        let id = format!("{topic}-{number}");
+        let submitted = server.run(["submit", "--id", &id, "--queue", topic, "--", "sh", "-c", command]);
+        assert!(submitted.status.success(), "{}", binary::text(&submitted.stderr));
+    }
+    (0..commands.len())
+        .map(|number| {
+            let task = server.wait_until(&format!("{topic}-{number}"), "ended");
+            let code = task["exit_code"].as_i64().unwrap_or_default();
+            (task["outcome"].as_str().expect("an outcome").to_owned(), code)
+        })
+        .collect()
+}
+
+#[test]
+fn the_pullers_run_what_is_on_their_queue() {
+    let dir = TempDir::new().expect("a directory");
+    let server = Server::start(dir.path());
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut in_python = Command::new(python());
+    in_python.arg("-B").arg(examples.join("puller.py")).args([&server.url, "py"]);
+    let _in_python = Process::start(in_python.stdin(Stdio::null()).stdout(Stdio::null()));
+    // A subscription is shown among the runners.
+    server.wait_for_runners(1);
+    let ended = pulled(&server, "py", &["true", "exit 3", "true"]);
+    assert_eq!(ended, [("succeeded".into(), 0), ("failed".into(), 3), ("succeeded".into(), 0)]);
+
+    let seen = dir.path().join("seen");
+    let keeps = format!("cat >> {}; echo >> {}", seen.display(), seen.display());
+    let mut in_shell = Command::new("sh");
+    in_shell.arg(examples.join("puller.sh")).args([&server.url, "sh", "sh", "-c", &keeps]);
+    let _in_shell = Process::start(in_shell.stdin(Stdio::null()).stdout(Stdio::null()));
+    server.wait_for_runners(2);
+    let ended = pulled(&server, "sh", &["one", "two"]);
+    assert_eq!(ended, [("succeeded".into(), 0), ("succeeded".into(), 0)]);
+    let seen = std::fs::read_to_string(seen).expect("it was given what was pulled");
+    let given: Vec<serde_json::Value> =
+        seen.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(given[1]["jobSpec"]["command"], serde_json::json!(["sh", "-c", "two"]));
+}

@@ -114,6 +114,7 @@ impl Dispatcher {
             group: None,
             resources: None,
             slots: 2_000,
+            open: false,
         };
         let id = "r1".parse().expect("a name");
         let mut config = RunnerConfig::new(id, Arc::new(offer), directory.to_owned());

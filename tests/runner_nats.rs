@@ -39,6 +39,7 @@ fn offer() -> Arc<Offer> {
         group: None,
         resources: None,
         slots: 2_000,
+        open: false,
     })
 }
 

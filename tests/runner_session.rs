@@ -36,6 +36,7 @@ fn offer() -> Offer {
         group: None,
         resources: Some(Resources::new(4_000, 8 << 30)),
         slots: 3,
+        open: false,
     }
 }
 

@@ -70,6 +70,7 @@ impl World {
             group: None,
             resources: Some(Resources::new(2_000, 1 << 30)),
             slots: 4,
+            open: false,
         };
         let config = SessionConfig::new(Id::parse("r1").expect("a name"), "i".into(), Arc::new(offer));
         Self {

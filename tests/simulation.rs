@@ -92,6 +92,20 @@ fn worlds_full_of_groups_end_well() {
 }
 
 #[test]
+fn worlds_whose_work_is_pulled_end_well() {
+    all_pass(seeds(60), pulled);
+}
+
+#[test]
+fn pulled_work_of_whoever_is_not_heard_of_must_be_taken_from_it() {
+    let law = knocked_out("the end of leases on tasks", pulled, |options| {
+        options.settings.guards.task_leases_end = false;
+        options.drained_within = 200_000;
+    });
+    assert_eq!(law, "liveness");
+}
+
+#[test]
 fn four_slots_and_four_builds_that_wait_for_their_jobs_all_end() {
     for seed in 0..10 {
         passes(seed, Options::builds_that_fill_the_slots());
@@ -147,6 +161,10 @@ fn full_of_groups(seed: u64) -> Options {
     Options::full_of_groups(seed)
 }
 
+fn pulled(seed: u64) -> Options {
+    Options::pulled(seed)
+}
+
 macro_rules! knock_outs {
     ($($name:ident: $($field:ident).+ in $world:ident;)+) => {
         $(#[test]
@@ -172,6 +190,9 @@ knock_outs! {
     few_runners_must_be_kept: settings.guards.kept_share in any_world;
     what_is_kept_must_be_kept: settings.guards.kept_holds in any_world;
     runners_that_are_starting_must_not_be_asked_for_again: settings.guards.starting_counts in on_demand;
+    what_is_pulled_must_be_pushed_to_nobody: settings.guards.pulled_alone in pulled;
+    the_leases_of_pulled_tasks_must_be_armed_in_full_at_a_take_over: settings.guards.rearm_leases in pulled;
+    words_of_pullers_must_count_under_the_live_token_alone: settings.guards.token_match in pulled;
     work_must_end_with_its_lease: safeguards.lease_ends_work in any_world;
     tokens_that_are_over_must_be_refused: safeguards.spent_tokens in any_world;
 }

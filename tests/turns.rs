@@ -30,6 +30,7 @@ fn offer(slots: u32) -> Arc<Offer> {
         group: None,
         resources: None,
         slots,
+        open: false,
     })
 }
 

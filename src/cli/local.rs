@@ -116,6 +116,7 @@ impl Local {
             group: None,
             resources: Some(Resources::new(spec.cpu, spec.memory)),
             slots: spec.slots,
+            open: false,
         };
         let data = self.scratch.path.join(spec.id);
         let config = RunnerConfig { cost: spec.cost, ..RunnerConfig::new(id, Arc::new(offer), data) };

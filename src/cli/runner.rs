@@ -234,6 +234,7 @@ impl Runner {
             group: self.group.clone(),
             resources: if self.slots_only { None } else { Some(self.resources()?) },
             slots: self.slots,
+            open: false,
         };
         Ok(RunnerConfig {
             cost: self.cost,

@@ -118,6 +118,7 @@ pub struct PlacementSection {
 pub struct QueueSection {
     pub cache_wait: Span,
     pub deps_wait: Span,
+    pub delivery: String,
 }
 
 /// `[lease]`
@@ -261,7 +262,11 @@ impl Default for File {
 
 impl Default for QueueSection {
     fn default() -> Self {
-        Self { cache_wait: Span(Duration::ZERO), deps_wait: Span(Duration::ZERO) }
+        Self {
+            cache_wait: Span(Duration::ZERO),
+            deps_wait: Span(Duration::ZERO),
+            delivery: "pull".to_owned(),
+        }
     }
 }
 

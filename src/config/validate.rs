@@ -159,6 +159,7 @@ fn decisions(file: &File) -> Checked<Decisions> {
         keep_ended_body: keep_ended_body(table)?,
         runner_artifacts: whole("table.runner_artifacts", table.runner_artifacts, 1, 1_000_000)?,
         locality: locality(&file.queues)?,
+        delivered_to_any: delivered_to_any(&file.queues)?,
         retry_backoff: backoff,
         retry_backoff_max: backoff_max,
         refusal_backoff: between("retry.refusal_backoff", retry.refusal_backoff, SHORTEST, HOUR)?,
@@ -205,6 +206,18 @@ fn order(word: &str) -> Checked<Order> {
         return Err(broken(["placement.order"], message));
     }
     one_of("placement.order", word, &[("priority", Order::Priority), ("fifo", Order::Fifo)])
+}
+
+/// The queues that are pushed to runners although they have a subscription.
+fn delivered_to_any(sections: &BTreeMap<String, QueueSection>) -> Checked<BTreeSet<QueueId>> {
+    let mut queues = BTreeSet::new();
+    for (queue, section) in sections {
+        let key = format!("queues.{queue}.delivery");
+        if one_of(&key, &section.delivery, &[("pull", false), ("any", true)])? {
+            queues.extend(Id::parse(queue).ok());
+        }
+    }
+    Ok(queues)
 }
 
 /// The queues whose tasks wait for runners that hold what they read or make.
@@ -280,6 +293,7 @@ fn class(section: &ClassSection) -> Checked<DeclaredClass> {
         group: None,
         resources: class_resources(section)?,
         slots: small("slots", section.slots, 1, 10_000)?,
+        open: false,
     };
     if !(section.cost.is_finite() && section.cost >= 0.0) {
         return Err(broken(["cost"], format!("({}) must be a number that is not negative", section.cost)));

@@ -43,7 +43,8 @@ fn live_attempt(draft: &Draft, report: &Report) -> Option<(Arc<Task>, Assignment
     (matches || !draft.state.settings.guards.token_match).then_some((task, held))
 }
 
-fn start(draft: &mut Draft, task: &Task, mut held: Assignment) {
+/// The work of an attempt has begun.
+pub(super) fn start(draft: &mut Draft, task: &Task, mut held: Assignment) {
     if held.started.is_some() {
         return;
     }
@@ -54,14 +55,18 @@ fn start(draft: &mut Draft, task: &Task, mut held: Assignment) {
     draft.put_task(running);
 }
 
-fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
+/// An attempt has ended, as its runner or its puller says.
+pub(super) fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
     forget_omission(draft, task, held);
     let asked = held.stop.as_ref().map(|stop| (stop.cause, stop.reason.clone()));
     match (end.outcome, asked) {
         (AttemptOutcome::Succeeded, _) => {
             blame::did_well(draft, &held.runner);
             finish(draft, task, Outcome::Succeeded, None, end);
-            locality::made(draft, task, &held.runner, &end.artifacts);
+            // Where a subscription's tasks run, nobody knows: nothing can be waited for there.
+            if held.pulled.is_none() {
+                locality::made(draft, task, &held.runner, &end.artifacts);
+            }
         }
         (AttemptOutcome::Failed, asked) => {
             blame::did_well(draft, &held.runner);
@@ -77,7 +82,7 @@ fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &End) {
         }
         (AttemptOutcome::StartFailed, _) => {
             // A task that has failed before says more about itself than about one more runner.
-            if task.spent == 0 {
+            if task.spent == 0 && held.pulled.is_none() {
                 blame::start_failed(draft, held);
             }
             let reason = format!("could not be started on {}: {}", held.runner, said(end));

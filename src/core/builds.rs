@@ -14,6 +14,7 @@ use rustc_hash::FxHashMap;
 use super::draft::Draft;
 use super::fit;
 use super::fleet::Seat;
+use super::pull;
 use super::state::State;
 use crate::model::{Fact, Kind, RunnerId, RunnerState, Shape, Stop, StopCause, Task, TaskState};
 
@@ -33,7 +34,7 @@ fn has_room(state: &State, seat: &Seat, shape: &Shape, start: Option<Start<'_>>)
     if !matches!(seat.runner.state(), RunnerState::Ready | RunnerState::Draining) || seat.is_dismissed() {
         return false;
     }
-    if fit::never(shape, &seat.runner.offer).is_some() {
+    if fit::never(shape, &seat.runner.offer).or_else(|| pull::misfit(state, shape, seat)).is_some() {
         return false;
     }
     if let Some(group) = shape.group.as_ref().and_then(|group| state.groups().get(group)) {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::input::{Command, Commanded};
 use super::intent;
+use super::pull;
+use super::wishes;
 use crate::model::{
     EarlyCancel, Fact, Outcome, Queue, QueueId, Row, Runner, RunnerId, Standing, Stop, StopCause, Task,
     TaskId, TaskState,
@@ -28,6 +30,12 @@ pub(super) fn command(draft: &mut Draft, command: &Command) -> Commanded {
         Command::UnpausePool => pause_pool(draft, false),
         Command::AcknowledgeIntent { intent, count } => intent::acknowledge(draft, intent, *count),
         Command::DeclineIntent { intent, reason } => intent::decline(draft, intent, reason),
+        Command::Subscribe(new) => pull::subscribe(draft, new),
+        Command::Unsubscribe { subscription } => pull::unsubscribe(draft, subscription),
+        Command::BindRunner(binding) => pull::bind(draft, binding),
+        Command::UnbindRunner(binding) => pull::unbind(draft, binding),
+        Command::AskForRunner { group } => wishes::ask_for(draft, group),
+        Command::Lease { lease, word } => pull::say(draft, lease, word),
         Command::Unfreeze => unfreeze(draft),
     }
 }

@@ -12,6 +12,7 @@ use super::group;
 use super::intent;
 use super::ladder::Step;
 use super::locality;
+use super::pull;
 use super::reservation;
 use super::state::State;
 use super::timers::waits_until;
@@ -81,6 +82,9 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
 /// What keeps a pending task from being placed on a runner now.
 pub fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> {
     if let Some(misfit) = seat.misfit(&task.shape, state.is_of_running_build(task)) {
+        return Some(misfit);
+    }
+    if let Some(misfit) = pull::misfit(state, &task.shape, seat) {
         return Some(misfit);
     }
     if let Some(misfit) = group::misfit(state, task, &seat.runner.id) {
@@ -153,6 +157,7 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
     if let TaskState::Pending { reason: Some(reason), .. } = &task.state {
         reasons.push(format!("it is pending again: {reason}"));
     }
+    reasons.extend(pull::waiting_reason(state, &task.shape));
     let has_turn = state.groups().has_turn(task);
     reasons.extend(group::waiting_reason(state, task));
     match waits_until(state, task) {
@@ -229,8 +234,14 @@ pub fn idle(state: &State, seat: &Seat) -> String {
     match &seat.runner.standing {
         Standing::Held { reason } => return format!("it is held: {reason}"),
         Standing::Draining => return format!("it is draining; {} tasks are left", seat.tasks.len()),
+        Standing::Dismissed if seat.runner.is_subscription() => {
+            return format!("it was ended; {} tasks are left", seat.tasks.len());
+        }
         Standing::Dismissed => return "its group has nothing left for it: it is told to leave".to_owned(),
         Standing::Ready => {}
+    }
+    if seat.runner.pull.is_some() && seat.asking == 0 {
+        return "it gets a task when one is asked for".to_owned();
     }
     if let Some(kept) = state.reservations().on(&seat.runner.id) {
         let fits_by = kept.fits_by.map(|at| format!(", which fits by {at}")).unwrap_or_default();

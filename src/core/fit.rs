@@ -84,6 +84,16 @@ pub enum Misfit {
     },
     Draining,
     Lost,
+    /// Tasks are asked for there one by one, and nobody asks.
+    NotAsking,
+    /// The queue has a subscription: nothing on it is pushed to a runner.
+    Pulled {
+        queue: QueueId,
+    },
+    /// A program asks for the group's tasks by way of the runners it bound: nothing of it goes elsewhere.
+    GroupPulled {
+        group: GroupId,
+    },
     /// The runner refused this very task, or it did not reach it, and it is not asked again yet.
     RefusedBefore,
     /// The task waits for runners that hold something of its own, and this one does not.
@@ -130,6 +140,9 @@ impl Misfit {
             Misfit::Held { .. } => "held",
             Misfit::Draining => "draining",
             Misfit::Lost => "lost",
+            Misfit::NotAsking => "not_asking",
+            Misfit::Pulled { .. } => "pulled",
+            Misfit::GroupPulled { .. } => "group_pulled",
             Misfit::RefusedBefore => "refused_before",
             Misfit::HoldsNothingOfIt => "holds_nothing_of_it",
             Misfit::Reserved { .. } => "reserved",
@@ -144,7 +157,10 @@ impl Misfit {
     pub fn closeness(&self) -> u8 {
         match self {
             Misfit::Kind { .. } => 0,
-            Misfit::Queue { .. } | Misfit::Group { .. } => 1,
+            Misfit::Queue { .. }
+            | Misfit::Group { .. }
+            | Misfit::Pulled { .. }
+            | Misfit::GroupPulled { .. } => 1,
             Misfit::Os { .. } => 2,
             Misfit::Arch { .. } => 3,
             Misfit::Taint { .. } => 4,
@@ -182,6 +198,14 @@ impl fmt::Display for Misfit {
             Misfit::Held { reason } => write!(f, "is held: {reason}"),
             Misfit::Draining => f.write_str("is draining"),
             Misfit::Lost => f.write_str("is lost"),
+            Misfit::NotAsking => f.write_str("has no request open"),
+            Misfit::Pulled { queue } => {
+                write!(
+                    f,
+                    "is sent nothing from queue {queue}, which has a subscription (queues.{queue}.delivery)"
+                )
+            }
+            Misfit::GroupPulled { group } => write!(f, "is not bound to group {group}, which is pulled"),
             Misfit::RefusedBefore => f.write_str("refused this task and is not asked again yet"),
             Misfit::HoldsNothingOfIt => f.write_str("holds nothing of what the task waits for"),
             Misfit::Reserved { task, fits_by: None } => write!(f, "is kept for {task}"),
@@ -222,16 +246,20 @@ pub fn never(shape: &Shape, offer: &Offer) -> Option<Misfit> {
     if let Some(takes) = offer.group.as_ref().filter(|takes| shape.group.as_ref() != Some(*takes)) {
         return Some(Misfit::Group { takes: takes.clone() });
     }
-    if !shape.os.is_empty() && shape.os != offer.os {
+    let bounds = |has: &str| !(offer.open && has.is_empty());
+    if !shape.os.is_empty() && shape.os != offer.os && bounds(&offer.os) {
         return Some(Misfit::Os { needs: shape.os.clone(), has: offer.os.clone() });
     }
-    if !shape.arch.is_empty() && shape.arch != offer.arch {
+    if !shape.arch.is_empty() && shape.arch != offer.arch && bounds(&offer.arch) {
         return Some(Misfit::Arch { needs: shape.arch.clone(), has: offer.arch.clone() });
     }
     if let Some(taint) = offer.taints.iter().find(|taint| !shape.tolerations.contains(*taint)) {
         return Some(Misfit::Taint { taint: taint.clone() });
     }
-    let other_label = shape.labels.iter().find(|(name, value)| offer.labels.get(*name) != Some(value));
+    let other_label = shape.labels.iter().find(|(name, value)| match offer.labels.get(*name) {
+        Some(has) => has != *value,
+        None => !offer.open,
+    });
     if let Some((name, needs)) = other_label {
         let has = offer.labels.get(name).cloned();
         return Some(Misfit::Label { name: name.clone(), needs: needs.clone(), has });

@@ -23,6 +23,8 @@ pub struct Seat {
     /// What builds among them take.
     pub held_by_builds: Usage,
     pub tasks: BTreeSet<TaskId>,
+    /// Requests for tasks that are open here: the leader's own. What is pulled has room for so many.
+    pub asking: usize,
     profile: usize,
 }
 
@@ -37,12 +39,26 @@ impl Seat {
             }
             _ => {}
         }
+        if !self.may_be_given() {
+            return Some(Misfit::NotAsking);
+        }
         fit::never(shape, &self.runner.offer).or_else(|| fit::room(shape, &self.runner.offer, &self.held))
     }
 
     /// Whether it was told to leave: then it gets nothing more, also no job of a running build.
     pub fn is_dismissed(&self) -> bool {
         self.runner.standing == Standing::Dismissed
+    }
+
+    /// How many tasks it takes at once. Of one that pulls that is what it has: what else will be asked for there, nobody
+    /// knows.
+    pub fn slots(&self) -> u32 {
+        if self.runner.is_unregistered() { self.held.slots } else { self.runner.offer.slots }
+    }
+
+    /// Whether a task may be placed here: where tasks are pulled, only while somebody asks.
+    fn may_be_given(&self) -> bool {
+        self.runner.pull.is_none() || self.asking > 0
     }
 
     fn room(&self) -> Room {
@@ -100,13 +116,15 @@ impl Fleet {
 
     /// Puts a runner in, or replaces its row and keeps what it holds.
     pub fn put(&mut self, runner: Arc<Runner>) {
-        let Holding { held, held_by_builds, tasks } = match self.take_out(&runner.id) {
-            Some(Seat { held, held_by_builds, tasks, .. }) => Holding { held, held_by_builds, tasks },
-            None => self.seatless.remove(&runner.id).unwrap_or_default(),
+        let (Holding { held, held_by_builds, tasks }, asking) = match self.take_out(&runner.id) {
+            Some(Seat { held, held_by_builds, tasks, asking, .. }) => {
+                (Holding { held, held_by_builds, tasks }, asking)
+            }
+            None => (self.seatless.remove(&runner.id).unwrap_or_default(), 0),
         };
         let profile = self.profile_of(&runner);
         self.ids.insert(runner.id.clone());
-        let seat = Seat { runner, held, held_by_builds, tasks, profile };
+        let seat = Seat { runner, held, held_by_builds, tasks, asking, profile };
         self.enter(&seat);
         self.seats.insert(seat.runner.id.clone(), seat);
     }
@@ -147,6 +165,26 @@ impl Fleet {
             }
             tasks.remove(task);
         });
+    }
+
+    /// One more request for a task is open on `runner`, or one fewer.
+    pub fn ask(&mut self, runner: &RunnerId, more: bool) {
+        let Some(mut seat) = self.seats.remove(runner) else { return };
+        self.leave(&seat);
+        seat.asking = if more { seat.asking + 1 } else { seat.asking - 1 };
+        self.enter(&seat);
+        self.seats.insert(seat.runner.id.clone(), seat);
+    }
+
+    /// Nobody asks any more: another leader begins.
+    pub fn nobody_asks(&mut self) {
+        let asked: Vec<RunnerId> =
+            self.seats().filter(|seat| seat.asking > 0).map(|seat| seat.runner.id.clone()).collect();
+        for runner in asked {
+            while self.seats[&runner].asking > 0 {
+                self.ask(&runner, false);
+            }
+        }
     }
 
     /// The runner called `id`.
@@ -351,6 +389,7 @@ impl Fleet {
     fn rooms_of(&mut self, seat: &Seat) -> Option<&mut Rooms> {
         let profile = &mut self.profiles[seat.profile];
         match seat.runner.state() {
+            RunnerState::Ready | RunnerState::Draining if !seat.may_be_given() => None,
             RunnerState::Ready => Some(&mut profile.ready),
             RunnerState::Draining if !seat.is_dismissed() => Some(&mut profile.draining),
             RunnerState::Draining | RunnerState::Held | RunnerState::Lost => None,

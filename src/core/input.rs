@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use crate::model::{
-    Heartbeat, HeartbeatAnswer, IntentId, Leave, NewTask, Outcome, QueueId, Registered, Registration, Report,
-    RunnerId, TaskId,
+    Binding, GroupId, Heartbeat, HeartbeatAnswer, IntentId, LeaseId, LeaseWord, Leave, NewTask, Outcome,
+    PullRequest, Pulled, QueueId, Registered, Registration, Report, RunnerId, Subscription, TaskId, Time,
 };
 
 /// One input with the ticket under which its answer goes back.
@@ -32,6 +34,13 @@ pub enum Input {
     Heartbeat(Heartbeat),
     Leave(Leave),
     Command(Command),
+    /// Somebody asks for one task. Answered once there is one, or it is withdrawn.
+    Pull(PullRequest),
+    /// Whoever asked waits no longer; if it is `gone`, it cannot have heard what it was given either.
+    Withdraw {
+        asked: PullRequest,
+        gone: bool,
+    },
     /// `sequence` is its place in the inbox, shared with cancels.
     Submit {
         task: Arc<NewTask>,
@@ -40,7 +49,7 @@ pub enum Input {
 }
 
 /// What an operator or a producer asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// `sequence` is its place in the inbox, shared with submissions.
     Cancel {
@@ -76,6 +85,23 @@ pub enum Command {
         intent: IntentId,
         reason: Arc<str>,
     },
+    Subscribe(Subscription),
+    Unsubscribe {
+        subscription: RunnerId,
+    },
+    /// A program will ask for the tasks of a group by way of this runner.
+    BindRunner(Binding),
+    /// It does so no longer.
+    UnbindRunner(Binding),
+    /// One more runner is asked for, for a task of the group.
+    AskForRunner {
+        group: GroupId,
+    },
+    /// What a puller says of the task it has.
+    Lease {
+        lease: LeaseId,
+        word: LeaseWord,
+    },
     Unfreeze,
 }
 
@@ -92,6 +118,7 @@ pub enum Answer {
     },
     Heartbeat(HeartbeatAnswer),
     Commanded(Commanded),
+    Pulled(Pulled),
     /// The pool is frozen; nothing was decided.
     Frozen {
         reason: Arc<str>,
@@ -128,6 +155,26 @@ pub enum Commanded {
     UnknownIntent,
     /// The intent does not stand as the command takes it to.
     IntentRefused {
+        reason: Arc<str>,
+    },
+    /// The lease goes on until `deadline`, for as long as it `runs` from when this was asked. `stop` says why the work
+    /// is to be stopped, if it is.
+    Leased {
+        deadline: Time,
+        runs: Duration,
+        stop: Option<Arc<str>>,
+    },
+    /// The task is somebody else's, or nobody's.
+    LeaseOver {
+        reason: Arc<str>,
+    },
+    UnknownGroup,
+    /// The group is not as whoever asked has seen it.
+    GroupChanged {
+        modification_count: u64,
+    },
+    /// What is pulled does not stand as the command takes it to.
+    PullRefused {
         reason: Arc<str>,
     },
     /// A cancel of a task that has ended.

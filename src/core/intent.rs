@@ -20,6 +20,7 @@ use super::fleet::Seat;
 use super::input::Commanded;
 use super::state::State;
 use super::watch::Looked;
+use super::wishes;
 use crate::model::{
     Closed, DeclaredClass, Fact, Id, Intent, IntentChange, IntentId, IntentState, Key, Kind, Registration,
     Row, Shape, TaskId, Time, time,
@@ -63,7 +64,13 @@ pub(super) fn ask(draft: &mut Draft, woken: bool) {
     }
     draft.state.watch.demand = Looked { looked: Some(draft.now), changed: false };
     let mut demands = demands(draft.state);
-    let asked = count(draft.state, &mut demands);
+    let mut asked = count(draft.state, &mut demands);
+    for wish in wishes::all(draft.state) {
+        let runners = asked.entry((wish.class, wish.shape.clone())).or_default();
+        *runners = wish.runners.max(*runners);
+        let (tasks, named) = (wish.tasks, wish.named);
+        demands.entry(wish.shape).or_insert(Demand { tasks, named, ..Demand::none() });
+    }
     write(draft, &demands, &asked);
 }
 
@@ -85,7 +92,7 @@ fn demands(state: &State) -> BTreeMap<Arc<Shape>, Demand> {
         let group = key.shape.group.as_ref().and_then(|group| state.groups().get(group));
         group.is_none_or(|group| group.closed_to().is_none())
     };
-    let open = |key: &LineKey| state.is_open(key) && may_have_another(key);
+    let open = |key: &LineKey| state.is_open(key) && may_have_another(key) && !state.is_pulled(&key.shape);
     for (key, line) in state.backlog().lines().filter(|(key, _)| open(key)) {
         let of_builds = key.shape.kind == Kind::Build;
         if of_builds && stranded.is_some() {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::attempt;
 use super::blame;
 use super::draft::Draft;
+use super::pull;
 use super::registration::{remember_class, suspect, tasks_of};
 use super::state::State;
 use super::watch::Cause;
@@ -25,17 +26,19 @@ impl State {
         self.advance(now);
         let now = self.now();
         self.watch = Default::default();
+        self.fleet.nobody_asks();
         // A mark asked for in an earlier leadership may still come back: it reaches none of this one.
         self.watch.marks = self.turn << 20;
         self.watch.leading = true;
         self.watch.took_over = now;
         self.watch.sweep_at = now + self.settings.sweep;
         self.watch.rule_changed = true;
+        self.watch.groups_forgotten = true;
         self.watch.judge.all = true;
         let present: Vec<RunnerId> = self
             .fleet()
             .seats()
-            .filter(|seat| seat.runner.lost.is_none())
+            .filter(|seat| seat.runner.lost.is_none() && !seat.runner.is_unregistered())
             .map(|seat| seat.runner.id.clone())
             .collect();
         if !self.settings.classes_complete {
@@ -50,6 +53,7 @@ impl State {
             self.watch.arm(&runner, now + lease);
             self.watch.unheard.insert(runner);
         }
+        self.arm_pullers(now);
         self.watch.losing = self
             .fleet()
             .seats()
@@ -73,7 +77,9 @@ pub(super) fn end_leases(draft: &mut Draft) {
             return;
         }
         draft.state.watch.disarm(&runner);
-        if !draft.state.watch.suspicions.contains_key(&runner) {
+        if draft.state.runner(&runner).is_some_and(|row| row.is_unregistered()) {
+            pull::forget(draft, &runner);
+        } else if !draft.state.watch.suspicions.contains_key(&runner) {
             suspect(draft, &runner, Cause::LeaseOver);
         }
     }
@@ -213,6 +219,8 @@ fn lose_runner(draft: &mut Draft, runner: &RunnerId) {
     let Some(row) = draft.runner(runner).filter(|row| row.lost.is_none()) else { return };
     let mut lost = Runner::clone(&row);
     lost.lost = Some(draft.now);
+    // It may come back, and its place in its group may be another's by then.
+    lost.pull = None;
     draft.put_runner(lost);
     let tasks = tasks_of(draft, runner).len();
     let lease = crate::model::time::format_span(draft.state.settings.lease);

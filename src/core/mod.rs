@@ -31,6 +31,7 @@ mod lease;
 mod locality;
 mod planner;
 mod prospects;
+mod pull;
 mod registration;
 pub mod reservation;
 mod rooms;
@@ -41,6 +42,7 @@ mod timers;
 pub mod verdict;
 mod wake;
 mod watch;
+mod wishes;
 
 use std::collections::VecDeque;
 
@@ -68,7 +70,7 @@ impl Waiting {
         match &arrived.input {
             Input::Report(_) | Input::ReportsRead { .. } => self.reports.push_back(arrived),
             Input::Register(_) | Input::Heartbeat(_) | Input::Leave(_) => self.runners.push_back(arrived),
-            Input::Command(_) => self.commands.push_back(arrived),
+            Input::Command(_) | Input::Pull(_) | Input::Withdraw { .. } => self.commands.push_back(arrived),
             Input::Submit { .. } => self.submissions.push_back(arrived),
         }
     }
@@ -110,6 +112,7 @@ pub fn take_turn(
         timers::run(&mut draft);
         let woken = !draft.state.wakes.is_empty();
         planner::plan(&mut draft);
+        pull::answer_impatient(&mut draft);
         intent::ask(&mut draft, woken);
     }
     group::write_changed(&mut draft);
@@ -121,19 +124,21 @@ fn take_in(draft: &mut Draft, waiting: &mut Waiting) {
     {
         while !draft.is_full() {
             let Some(arrived) = sort.pop_front() else { break };
-            let answer = take_one(draft, &arrived.input);
-            draft.answer(arrived.ticket, answer);
+            if let Some(answer) = take_one(draft, &arrived) {
+                draft.answer(arrived.ticket, answer);
+            }
         }
     }
 }
 
-fn take_one(draft: &mut Draft, input: &Input) -> Answer {
+/// Takes in one input; nothing where it is answered by a later turn.
+fn take_one(draft: &mut Draft, Arrived { ticket, input }: &Arrived) -> Option<Answer> {
     if let Some(reason) = draft.state.pool().frozen.clone()
         && !matches!(input, Input::Command(Command::Unfreeze))
     {
-        return Answer::Frozen { reason };
+        return Some(Answer::Frozen { reason });
     }
-    match input {
+    Some(match input {
         Input::Report(report) => {
             attempt::report(draft, report);
             Answer::Taken
@@ -147,6 +152,11 @@ fn take_one(draft: &mut Draft, input: &Input) -> Answer {
         Input::Heartbeat(beat) => registration::heartbeat(draft, beat),
         Input::Leave(leave) => registration::leave(draft, leave),
         Input::Command(command) => Answer::Commanded(commands::command(draft, command)),
+        Input::Pull(asked) => return pull::ask(draft, *ticket, asked),
+        Input::Withdraw { asked, gone } => {
+            pull::withdraw(draft, asked, *gone);
+            Answer::Taken
+        }
         Input::Submit { task, sequence } => Answer::Submitted(admission::submit(draft, task, *sequence)),
-    }
+    })
 }

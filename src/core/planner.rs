@@ -18,6 +18,7 @@ use super::draft::Draft;
 use super::fleet::Seat;
 use super::locality;
 use super::prospects::{self, Prospect, Prospects};
+use super::pull;
 use super::reservation;
 use super::state::State;
 use super::wake::{Wake, Wakes};
@@ -214,6 +215,7 @@ fn find_runner(
     // A group that may be bound to no other runner is held against its own alone.
     let bound: Option<Vec<&RunnerId>> = group.and_then(|group| group.closed_to()).map(Iterator::collect);
     let few: Option<Vec<&RunnerId>> = match (&line.scope, bound) {
+        (Scope::All, None) if state.is_pulled(&task.shape) => Some(state.pullers_of(&task.shape)),
         (Scope::All, bound) => bound,
         (Scope::Woken, _) => Some(woken.keys().collect()),
     };
@@ -241,8 +243,11 @@ fn may_take<'a>(
     let reserving = !state.reservations().is_empty();
     let is_build = task.kind() == Kind::Build && state.settings.guards.safe_builds;
     let group = state.groups().of(task);
+    let pulled = state.is_pulled(&task.shape);
     move |seat| {
-        group.is_none_or(|group| group.admits(&seat.runner.id))
+        let asked_for = pulled || seat.runner.pull.is_some();
+        (!asked_for || pull::misfit(state, &task.shape, seat).is_none())
+            && group.is_none_or(|group| group.admits(&seat.runner.id))
             && (!refused || !state.watch.refused(&task.id, &seat.runner.id, state.now()))
             && (!reserving || reservation::against(state, task, seat).is_none())
             && (!is_build || builds::blocked_by(state, witnesses, &task.shape, &task.jobs, seat).is_none())
@@ -254,6 +259,7 @@ fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
         draft.fact(found);
     }
     let incarnation = draft.runner(runner).expect("the planner places on known runners").incarnation.clone();
+    let request = draft.state.serve_request(runner);
     let token = draft.next_token();
     let mut assigned = Task::clone(task);
     assigned.attempt += 1;
@@ -266,8 +272,13 @@ fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
         confirmed: false,
         started: None,
         stop: None,
+        pulled: request.as_ref().map(|open| open.puller.clone()),
     }));
+    let given = Task::clone(&assigned);
     draft.put_task(assigned);
     reservation::placed(draft, task);
-    draft.deliver(runner);
+    match request {
+        Some(open) => pull::give(draft, &open, &given),
+        None => draft.deliver(runner),
+    }
 }

@@ -13,6 +13,7 @@ use super::input::Answer;
 use super::intent;
 use super::locality;
 use super::watch::{Cause, Omission, Suspicion};
+use super::wishes;
 use crate::model::{
     Class, ClassId, Fact, Heartbeat, HeartbeatAnswer, Held, Leave, Offer, Registered, Registration, Row,
     Runner, RunnerId, Standing, StopOrder, Task, TaskId, TaskState,
@@ -30,6 +31,10 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     if let Some(reason) = intent::contradiction(draft.state, new).filter(|_| known.is_none()) {
         return Answer::RegistrationRefused { reason: reason.into() };
     }
+    if known.as_ref().is_some_and(|row| row.is_subscription()) {
+        let reason = format!("{} is a subscription: register under another id, or end it first", new.runner);
+        return Answer::RegistrationRefused { reason: reason.into() };
+    }
     let again = known.as_ref().is_some_and(|row| row.incarnation == new.incarnation);
     let was_lost = known.as_ref().is_some_and(|row| row.lost.is_some());
     let restarted = known.is_some() && !again;
@@ -45,6 +50,7 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
         class: new.class.clone(),
         intent: new.intent.clone(),
         standing: standing_of(known.as_deref(), again),
+        pull: known.as_ref().and_then(|row| row.pull.clone()),
         lost: None,
         registered: draft.now,
         version: new.version.clone(),
@@ -64,7 +70,11 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     if let Some(id) =
         new.intent.as_ref().filter(|id| known.as_ref().and_then(|row| row.intent.as_ref()) != Some(id))
     {
+        let group = wishes::group_of(draft.state, id);
         intent::arrived(draft, id);
+        if let Some(group) = group {
+            wishes::bind_arrived(draft, &new.runner, &group);
+        }
     }
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);
@@ -199,8 +209,10 @@ fn renew(draft: &mut Draft, runner: &RunnerId) {
 
 /// Takes in a heartbeat.
 pub(super) fn heartbeat(draft: &mut Draft, beat: &Heartbeat) -> Answer {
-    let known =
-        draft.runner(&beat.runner).filter(|row| row.incarnation == beat.incarnation && row.lost.is_none());
+    let is_its = |row: &Arc<Runner>| {
+        row.incarnation == beat.incarnation && row.lost.is_none() && !row.is_unregistered()
+    };
+    let known = draft.runner(&beat.runner).filter(is_its);
     let leaving = matches!(
         draft.state.watch.suspicions.get(&beat.runner).map(|suspicion| &suspicion.cause),
         Some(Cause::Left { .. })
@@ -302,7 +314,8 @@ pub fn stop_orders(state: &super::state::State, runner: &RunnerId) -> Vec<StopOr
 
 /// Takes in a leave: the runner goes once its reports were read.
 pub(super) fn leave(draft: &mut Draft, leave: &Leave) -> Answer {
-    let known = draft.runner(&leave.runner).filter(|row| row.incarnation == leave.incarnation);
+    let is_its = |row: &Arc<Runner>| row.incarnation == leave.incarnation && !row.is_unregistered();
+    let known = draft.runner(&leave.runner).filter(is_its);
     if known.is_some() {
         let handback = leave.handback.iter().cloned().collect();
         suspect(draft, &leave.runner, Cause::Left { handback });

@@ -140,7 +140,10 @@ fn waits_since(task: &Task) -> Option<Time> {
 /// The first task of a line found no room: keeps a runner for it if it has waited long enough.
 pub(super) fn consider(draft: &mut Draft, key: &LineKey, task: &Task) {
     let state = &*draft.state;
-    if !state.settings.guards.reservations || state.reservations().of(&task.id).is_some() {
+    if !state.settings.guards.reservations
+        || state.is_pulled(&key.shape)
+        || state.reservations().of(&task.id).is_some()
+    {
         return;
     }
     let Some(since) = waits_since(task) else { return };
@@ -197,6 +200,8 @@ fn soonest(state: &State, task: &Task) -> Option<(RunnerId, Option<Time>)> {
 /// Whether a runner is one that a task may wait for.
 fn able(state: &State, task: &Task, seat: &Seat) -> bool {
     seat.runner.state() == RunnerState::Ready
+        && seat.runner.pull.is_none()
+        && !state.is_pulled(&task.shape)
         && fit::never(&task.shape, &seat.runner.offer).is_none()
         && !state.watch.refused(&task.id, &seat.runner.id, state.now())
         && state.groups().of(task).is_none_or(|group| group.admits(&seat.runner.id))

@@ -1,6 +1,6 @@
 //! The settings the decisions depend on, as plain data. `config` reads and validates them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::{DeclaredClass, QueueId, Resources};
@@ -55,6 +55,8 @@ pub struct Settings {
     pub sweep: Duration,
     /// Queues whose tasks wait for runners that hold what they read or make.
     pub locality: BTreeMap<QueueId, Locality>,
+    /// Queues that are pushed to runners although they have a subscription.
+    pub delivered_to_any: BTreeSet<QueueId>,
     /// The most artifacts known of one runner; beyond it the oldest are forgotten.
     pub runner_artifacts: usize,
     #[doc(hidden)]
@@ -119,6 +121,7 @@ impl Default for Settings {
             reserve_after: Duration::from_secs(60),
             sweep: Duration::from_secs(30),
             locality: BTreeMap::new(),
+            delivered_to_any: BTreeSet::new(),
             runner_artifacts: 10_000,
             guards: Guards::default(),
         }
@@ -153,6 +156,8 @@ pub struct Guards {
     pub kept_holds: bool,
     /// A runner that is not heard of for its lease and the margin is lost.
     pub leases_end: bool,
+    /// A pulled task of which nothing is heard for its lease is taken from its puller.
+    pub task_leases_end: bool,
     /// A task waits for runners that hold something of its own.
     pub locality: bool,
     /// A group holds no more runners than it may.
@@ -161,6 +166,8 @@ pub struct Guards {
     pub group_order: bool,
     /// A task that did not succeed stops a group with `stop_on_failure`.
     pub group_stops: bool,
+    /// What is pulled is pushed to nobody.
+    pub pulled_alone: bool,
     /// Runners that were acknowledged and have not registered yet are capacity to come.
     pub starting_counts: bool,
 }
@@ -180,10 +187,12 @@ impl Default for Guards {
             kept_share: true,
             kept_holds: true,
             leases_end: true,
+            task_leases_end: true,
             locality: true,
             group_bound: true,
             group_order: true,
             group_stops: true,
+            pulled_alone: true,
             starting_counts: true,
         }
     }

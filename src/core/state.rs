@@ -7,6 +7,7 @@
 //! committed turns were applied. Both share their rows.
 
 mod reading;
+mod runners;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,14 +24,15 @@ use super::group::Groups;
 use super::intents::Intents;
 use super::intern::Intern;
 use super::ladder::Ladder;
+use super::pull::Pullers;
 use super::reservation::Reservations;
 use super::settings::Settings;
 use super::shelves::Shelves;
 use super::wake::{Wake, Wakes};
 use super::watch::Watch;
 use crate::model::{
-    Change, Class, ClassId, EarlyCancel, Head, Key, Kind, Pool, Queue, QueueId, Row, Runner, RunnerId,
-    StopCause, Task, TaskId, TaskState, Time, TurnId, TurnRecord,
+    Change, Class, ClassId, EarlyCancel, Head, Key, Kind, Pool, Queue, QueueId, Row, RunnerId, StopCause,
+    Task, TaskId, TaskState, Time, TurnId, TurnRecord,
 };
 
 /// Which window a pending task counts against.
@@ -123,6 +125,7 @@ pub struct State {
     pub(super) pool: Pool,
     // Derived from the rows:
     pub(super) fleet: Fleet,
+    pub(super) pullers: Pullers,
     pub(super) backlog: Backlog,
     pub(super) families: Families,
     pub(super) groups: Groups,
@@ -164,6 +167,7 @@ impl State {
             intents: Intents::default(),
             pool: Pool::default(),
             fleet,
+            pullers: Pullers::default(),
             backlog: Backlog::default(),
             families: Families::default(),
             groups,
@@ -282,8 +286,10 @@ impl State {
                     self.lost.remove(&(at, id.clone()));
                 }
                 self.no_more_waiting_for(id);
-                self.intents.runner_changed(self.fleet.get(id).map(|seat| &*seat.runner), None);
+                let old = self.runner(id).cloned();
+                self.intents.runner_changed(old.as_deref(), None);
                 self.fleet.remove(id);
+                self.pullers_changed(old.as_deref(), None);
                 self.note_absence(id);
                 self.wake_build_lines();
             }
@@ -424,28 +430,6 @@ impl State {
         self.join_family(task);
     }
 
-    fn put_runner(&mut self, runner: Arc<Runner>) {
-        if let Some(at) = self.runner(&runner.id).and_then(|old| old.lost) {
-            self.lost.remove(&(at, runner.id.clone()));
-        }
-        if let Some(at) = runner.lost {
-            self.lost.insert((at, runner.id.clone()));
-        }
-        self.wakes.runner(&runner.id, Wake::Runner);
-        let id = runner.id.clone();
-        self.note_runner_change(&id);
-        let old = self.runner(&id).cloned();
-        self.intents.runner_changed(old.as_deref(), Some(&runner));
-        let before = old.map(|old| (old.state(), old.offer.clone()));
-        let after = (runner.state(), runner.offer.clone());
-        self.fleet.put(runner);
-        if before.is_some_and(|before| before != after) {
-            self.no_more_waiting_for(&id);
-        }
-        self.note_absence(&id);
-        self.wake_build_lines();
-    }
-
     fn join_family(&mut self, task: &Arc<Task>) {
         if let Some(build) = &task.build {
             let unasked = !task.is_ended() && !asked_to_cancel(task);
@@ -471,7 +455,7 @@ impl State {
         }
     }
 
-    fn wake_build_lines(&mut self) {
+    pub(super) fn wake_build_lines(&mut self) {
         let lines: Vec<LineKey> = self.backlog.build_lines().cloned().collect();
         for key in lines {
             self.wakes.line(&key, Wake::BuildRule);
@@ -510,6 +494,8 @@ impl State {
 fn deadline(task: &Task) -> Option<Time> {
     match &task.state {
         TaskState::Pending { .. } => task.limits.expires_in.map(|span| task.submitted + span),
+        // A lease of its own takes back what was pulled.
+        TaskState::Assigned(held) if held.pulled.is_some() => None,
         TaskState::Assigned(assignment) if !assignment.confirmed && assignment.stop.is_none() => {
             Some(assignment.deadline)
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::commands::ask_to_cancel;
 use super::draft::Draft;
 use super::state::State;
-use super::{admission, builds, group, intent, lease, locality, planner, reservation, verdict};
+use super::{admission, builds, group, intent, lease, locality, planner, pull, reservation, verdict};
 use crate::model::{ClassId, Fact, Key, Outcome, TaskId, TaskState, Time};
 
 /// How many tombstones one turn forgets.
@@ -16,6 +16,9 @@ const FORGET_AT_ONCE: usize = 1_000;
 /// Does everything that is due, as far as the budget goes.
 pub(super) fn run(draft: &mut Draft) {
     lease::end_leases(draft);
+    pull::end_leases(draft);
+    pull::release_forgotten(draft);
+    pull::work_off_ended(draft);
     lease::take_from_suspects(draft);
     lease::work_off_lost(draft);
     locality::take_in_news(draft);
@@ -191,6 +194,7 @@ impl State {
             self.lost.first().map(|(at, _)| *at + settings.class_memory),
             class,
             self.watch.lease_ends.first().map(|(at, _)| *at),
+            self.watch.task_leases.next_end(),
             self.watch.refusal_ends.first().map(|(at, ..)| *at),
             self.watch.unplaceable.first().map(|(at, _)| *at),
             self.watch.settle_until,

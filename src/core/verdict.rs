@@ -48,9 +48,12 @@ pub fn catalogue(state: &State) -> Vec<(String, Arc<Offer>)> {
 /// Nothing when some known offer could run a task of `shape` with room for `jobs` beside it; otherwise the
 /// misfits with each distinct offer, the closest first.
 pub fn never_fits(state: &State, shape: &Shape, jobs: &[Arc<Shape>]) -> Option<Vec<(String, Misfit)>> {
+    // What is pulled is held against subscriptions alone, which make the only open offers.
+    let pulled = state.is_pulled(shape);
     let offers = || {
         let declared = state.settings.classes.iter().map(|class| &class.offer);
-        state.fleet().offers().chain(state.classes().map(|class| &class.offer)).chain(declared)
+        let all = state.fleet().offers().chain(state.classes().map(|class| &class.offer)).chain(declared);
+        all.filter(move |offer| !pulled || offer.open)
     };
     let able = |offer: &&Arc<Offer>| fit::never(shape, offer).is_none();
     if jobs.is_empty() {
@@ -62,6 +65,7 @@ pub fn never_fits(state: &State, shape: &Shape, jobs: &[Arc<Shape>]) -> Option<V
     }
     let mut misfits: Vec<(String, Misfit)> = catalogue(state)
         .into_iter()
+        .filter(|(_, offer)| !pulled || offer.open)
         .filter_map(|(name, offer)| {
             let misfit = fit::never(shape, &offer).or_else(|| {
                 jobs_missing(state, shape, jobs, &offer).map(|shape| Misfit::JobsNeverFit { shape })

@@ -23,6 +23,10 @@ pub enum Wake {
     End,
     /// A runner registered, grew, was resumed or drains.
     Runner,
+    /// Somebody asks for a task.
+    Request,
+    /// A queue got its first subscription, or lost its last.
+    Subscribed,
     /// A queue or the pool was unpaused.
     Unpaused,
     /// A runner that refused a task may be asked again.

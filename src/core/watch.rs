@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backlog::LineKey;
+use super::pull::{OpenRequests, TaskLeases};
 use super::reservation::Considered;
 use crate::model::{ArtifactId, Heartbeat, RunnerId, TaskId, Time};
 
@@ -103,6 +104,12 @@ pub struct Watch {
     pub(super) untold: VecDeque<(RunnerId, ArtifactId, bool)>,
     /// The newest artifact news of each runner: its incarnation and number.
     pub(super) newest_news: BTreeMap<RunnerId, (Arc<str>, u64)>,
+    /// Requests for tasks that wait for one.
+    pub(super) requests: OpenRequests,
+    /// When pulled tasks are taken from their pullers.
+    pub(super) task_leases: TaskLeases,
+    /// A group is gone that runners may still be bound to.
+    pub(super) groups_forgotten: bool,
     pub(super) considered: Considered,
     pub(super) rule_changed: bool,
     pub(super) demand: Looked,
@@ -160,6 +167,7 @@ impl Watch {
     }
 
     pub(super) fn forget_task(&mut self, task: &TaskId) {
+        self.task_leases.disarm(task);
         if let Some(by) = self.refusals.remove(task) {
             for (runner, refusal) in by {
                 self.refusal_ends.remove(&(refusal.until, task.clone(), runner));

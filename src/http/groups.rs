@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,13 +26,16 @@ const MOST_SHOWN: usize = 1_000;
 pub(super) struct GroupView {
     #[schema(value_type = String)]
     group_id: GroupId,
-    /// The runners that hold a task of it; at most 1,000 are shown.
+    /// The runners it is bound to: those that hold a task of it and those a program bound; at most 1,000 are shown.
     #[schema(value_type = Vec<String>)]
     runner_ids: Vec<RunnerId>,
+    /// Those among them that a program bound to it, and by way of which it asks for its tasks.
+    #[schema(value_type = Vec<String>)]
+    bound_by_hand: Vec<RunnerId>,
     /// Its tasks that have not ended, by index, then by admission; at most 1,000 are shown.
     #[schema(value_type = Vec<String>)]
     task_ids: Vec<TaskId>,
-    /// How many runners hold a task of it.
+    /// How many runners it is bound to.
     runners: usize,
     /// How many of its tasks have not ended.
     tasks: usize,
@@ -55,6 +57,7 @@ impl GroupView {
         Some(Self {
             group_id: id.clone(),
             runner_ids: group.runners().take(MOST_SHOWN).cloned().collect(),
+            bound_by_hand: group.by_hand().take(MOST_SHOWN).cloned().collect(),
             task_ids: group.live().take(MOST_SHOWN).cloned().collect(),
             runners: group.runners().len(),
             tasks: group.live().len(),
@@ -105,11 +108,11 @@ pub(super) async fn get(
     asked: Asked,
 ) -> Result<Json<GroupView>, Problem> {
     asked.only(&[])?;
-    let shown = app.context.handle.view().read(|rows| GroupView::of(&id, rows.groups().get(&id)?));
-    shown.map(Json).ok_or_else(|| {
-        let detail = format!(
-            "there is no group {id}: no task of it was submitted, or its last task is no longer remembered"
-        );
-        Problem::new(StatusCode::NOT_FOUND, "unknown_group", detail)
-    })
+    one(&app, &id)
+}
+
+/// A group as the last committed turn left it.
+pub(super) fn one(app: &App, id: &GroupId) -> Result<Json<GroupView>, Problem> {
+    let shown = app.context.handle.view().read(|rows| GroupView::of(id, rows.groups().get(id)?));
+    shown.map(Json).ok_or_else(|| Problem::unknown_group(id.as_str()))
 }

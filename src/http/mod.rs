@@ -4,17 +4,19 @@
 //! committed turn. The view is never locked across an await, and what one request may look at is bounded.
 //! Routes and their description are one list, so `/openapi.json` names each of them.
 //!
-//! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`, `output`), what operators do
-//! (`runners`, `queues`, `pool`, `intents`) and see (`groups`, `artifacts`), what monitoring reads (`status`, `digest`,
-//! `events`, `history`).
+//! Files by topic: what producers ask (`tasks`, `listing`), what runners say and get (`fleet`, `outbox`, `output`), what pullers do
+//! (`subscriptions`, `leases`, `bindings`), what operators do (`runners`, `queues`, `pool`, `intents`) and see (`groups`, `artifacts`),
+//! what monitoring reads (`status`, `digest`, `events`, `history`).
 
 mod artifacts;
+mod bindings;
 mod digest;
 mod events;
 mod fleet;
 mod groups;
 mod history;
 mod intents;
+mod leases;
 mod listing;
 pub mod outbox;
 mod output;
@@ -25,6 +27,7 @@ mod repeats;
 mod request;
 mod runners;
 mod status;
+mod subscriptions;
 mod tasks;
 
 use std::any::Any;
@@ -185,6 +188,15 @@ fn commands() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(queues::resume))
         .routes(routes!(intents::ack))
         .routes(routes!(intents::decline))
+        .routes(routes!(subscriptions::subscribe))
+        .routes(routes!(subscriptions::pull, subscriptions::end))
+        .routes(routes!(bindings::bind, bindings::unbind))
+        .routes(routes!(bindings::next))
+        .routes(routes!(bindings::allocate))
+        .routes(routes!(leases::start))
+        .routes(routes!(leases::extend))
+        .routes(routes!(leases::ack))
+        .routes(routes!(leases::nack))
         .routes(routes!(pool::pause))
         .routes(routes!(pool::resume))
         .routes(routes!(status::unfreeze))
@@ -297,7 +309,13 @@ fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
 pub fn routes() -> Vec<(&'static str, String)> {
     let mut routes = Vec::new();
     for (path, item) in openapi().paths.paths {
-        let methods = [("GET", item.get), ("POST", item.post), ("DELETE", item.delete)];
+        let methods = [
+            ("GET", item.get),
+            ("POST", item.post),
+            ("PUT", item.put),
+            ("PATCH", item.patch),
+            ("DELETE", item.delete),
+        ];
         for (method, operation) in methods {
             if operation.is_some() {
                 routes.push((method, path.clone()));

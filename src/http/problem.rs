@@ -39,6 +39,9 @@ struct Document {
     /// How the task ended, where that is the problem.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<&'static str>,
+    /// The task that stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<String>,
     /// Whether what was asked for may be durable and not decided yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     undecided: bool,
@@ -58,6 +61,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             outcome: None,
+            task: None,
             undecided: false,
             retry_after: None,
         }))
@@ -82,6 +86,23 @@ impl Problem {
         let detail =
             format!("no runner {id} is known: it never registered, it left, or it was lost long ago");
         Self::new(StatusCode::NOT_FOUND, "unknown_runner", detail)
+    }
+
+    /// There is no group called `id`.
+    pub fn unknown_group(id: &str) -> Self {
+        let detail = format!(
+            "there is no group {id}: no task of it was submitted, or its last task is no longer remembered"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_group", detail)
+    }
+
+    /// There is no subscription called `id`.
+    pub fn unknown_subscription(id: &str) -> Self {
+        let detail = format!(
+            "no subscription {id} is known: it was never made, it was ended, or nobody asked on it for too long; \
+             POST /v1/subscriptions makes one"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_subscription", detail)
     }
 
     /// The pool is frozen.
@@ -123,6 +144,12 @@ impl Problem {
         self
     }
 
+    /// The same, with the task that stands in the way.
+    pub fn of_task(mut self, task: &str) -> Self {
+        self.0.task = Some(task.to_owned());
+        self
+    }
+
     /// The same, where it may only not be decided yet.
     pub fn undecided(mut self, undecided: bool) -> Self {
         self.0.undecided = undecided;
@@ -160,6 +187,7 @@ impl From<Unavailable> for Problem {
             Unavailable::Stopping => Self::stopping(),
             Unavailable::Table(why) => Self::table_trouble(&why),
             Unavailable::NoLeader => Self::no_leader(format!("{why}; try again")),
+            Unavailable::Frozen(why) => Self::frozen(&why),
             Unavailable::Refused(why) => Self::new(StatusCode::BAD_REQUEST, "refused", why),
         }
     }

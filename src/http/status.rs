@@ -207,7 +207,7 @@ fn gauges(rows: &Rows, now: Time) -> Gauges {
         }
         gauges.held.add(&seat.held.resources);
         gauges.held_slots += u64::from(seat.held.slots);
-        gauges.capacity_slots += u64::from(seat.runner.offer.slots);
+        gauges.capacity_slots += u64::from(seat.slots());
         if let Some(has) = &seat.runner.offer.resources {
             gauges.capacity.add(has);
         }

@@ -75,6 +75,32 @@ pub enum Fact {
     ClassForgotten {
         class: ClassId,
     },
+    /// Somebody asks for the tasks of a queue one by one.
+    Subscribed {
+        subscription: RunnerId,
+        queue: QueueId,
+    },
+    /// A subscription was ended, or nobody asked on it for so long that it is `forgotten`.
+    Unsubscribed {
+        subscription: RunnerId,
+        forgotten: bool,
+    },
+    /// A program asks for the tasks of a group by way of this runner.
+    RunnerBound {
+        runner: RunnerId,
+        group: GroupId,
+    },
+    /// It does so no longer.
+    RunnerUnbound {
+        runner: RunnerId,
+        group: GroupId,
+    },
+    /// The lease of a pulled task ended without a word of its puller.
+    LeaseOver {
+        id: TaskId,
+        runner: RunnerId,
+        token: Token,
+    },
     /// Something happened to an intent.
     Intent {
         intent: IntentId,

@@ -21,6 +21,9 @@ pub struct Group {
     pub build: Option<BuildId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<Stopped>,
+    /// How many runners a program has asked for on its behalf; 0 for none.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub wanted: u32,
     /// Counts the turns in which its tasks, its runners or anything in this row changed.
     pub modification_count: u64,
     /// Log time of the last of them.
@@ -66,4 +69,8 @@ impl Group {
     pub fn has_stopped(&self, index: Option<u32>) -> bool {
         self.stopped.as_ref().is_some_and(|stopped| stopped.after.is_none_or(|after| index > Some(after)))
     }
+}
+
+fn is_none_yet(count: &u32) -> bool {
+    *count == 0
 }

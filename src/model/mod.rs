@@ -10,6 +10,7 @@ pub mod id;
 pub mod intent;
 pub mod message;
 pub mod output;
+pub mod pull;
 pub mod reservation;
 pub mod resources;
 pub mod row;
@@ -32,6 +33,7 @@ pub use message::{
     Registered, Registration, Report, Reported, StopOrder,
 };
 pub use output::OutputPiece;
+pub use pull::{Binding, Given, LEASE, LeaseId, LeaseWord, Pull, PullRequest, Pulled, Puller, Subscription};
 pub use reservation::Reservation;
 pub use resources::Resources;
 pub use row::{Class, EarlyCancel, Key, Pool, Queue, Row};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClassId, IntentId, Offer, RunnerId, TaskId, Time};
+use super::{ClassId, GroupId, IntentId, Offer, Pull, RunnerId, TaskId, Time};
 
 /// The row of a runner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Runner {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<IntentId>,
     pub standing: Standing,
+    /// Set if its tasks are asked for one by one and never sent to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<Pull>,
     /// Since when it has been lost, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Time>,
@@ -103,6 +106,23 @@ impl fmt::Display for RunnerState {
 }
 
 impl Runner {
+    /// The group that a program bound it to.
+    pub fn bound_to(&self) -> Option<&GroupId> {
+        let pull =
+            self.pull.as_ref().filter(|_| self.lost.is_none() && self.standing != Standing::Dismissed)?;
+        pull.group.as_ref()
+    }
+
+    /// Whether it never registered: it stands for a program that pulls, and nobody hears its heartbeats.
+    pub fn is_unregistered(&self) -> bool {
+        self.pull.is_some() && self.incarnation.is_empty()
+    }
+
+    /// Whether it is a subscription: it never registered, and stands for whoever asks on its queue.
+    pub fn is_subscription(&self) -> bool {
+        self.pull.as_ref().is_some_and(|pull| pull.group.is_none())
+    }
+
     /// The state it shows.
     pub fn state(&self) -> RunnerState {
         match (&self.lost, &self.standing) {

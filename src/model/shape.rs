@@ -104,4 +104,7 @@ pub struct Offer {
     pub resources: Option<Resources>,
     /// The number of tasks it takes at once.
     pub slots: u32,
+    /// What it does not name does not bound it: an empty arch or os, and a label it does not have, match any task.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
 }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    Artifacts, BuildId, Grouping, Kind, RunnerId, Shape, TaskId, TenantId, Time, Token, Traceparent, Wait,
-    time::span,
+    Artifacts, BuildId, Grouping, Kind, Puller, RunnerId, Shape, TaskId, TenantId, Time, Token, Traceparent,
+    Wait, time::span,
 };
 
 /// The small row of a task. The body it was submitted with stands in a row of its own beside it.
@@ -140,6 +140,9 @@ pub struct Assignment {
     /// Set while the runner is asked to stop it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
+    /// Set if it was pulled: it is its puller's until its lease is over, and `deadline` counts for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled: Option<Puller>,
 }
 
 /// A request to stop an attempt, repeated until the runner answers or its lease is over.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::chunk::REPLY;
 use crate::broker::{Connection, chain};
 use crate::core::input::{Answer, Command, Input};
-use crate::model::{NewTask, Report};
+use crate::model::{NewTask, PullRequest, Pulled, Report};
 use crate::runtime::{Door, Handle, Unavailable};
 use crate::wire::answer::read_answers;
 use crate::wire::command::{write_cancel, write_command};
@@ -113,7 +113,11 @@ impl NatsDoor {
                 let body = write_command(&request, command).expect("a cancel goes another way");
                 (self.names.command(), body)
             }
-            Input::Report(_) | Input::Submit { .. } | Input::ReportsRead { .. } => {
+            Input::Report(_)
+            | Input::Submit { .. }
+            | Input::ReportsRead { .. }
+            | Input::Pull(_)
+            | Input::Withdraw { .. } => {
                 unreachable!("what goes to a stream goes another way")
             }
         };
@@ -253,6 +257,10 @@ impl Door for NatsDoor {
             answers[place] = Some(self.ask(input).await?);
         }
         Ok(answers)
+    }
+
+    async fn pull(&self, asked: PullRequest, wait: Duration) -> Result<Pulled, Unavailable> {
+        super::pulls::pull(&self.connection, &self.names, &self.handle, asked, wait).await
     }
 
     async fn may_hold_undecided(&self) -> bool {

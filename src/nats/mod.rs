@@ -5,7 +5,7 @@
 //! this replica ceases to lead, and never dropped. Nothing is published to a subject a client has made up.
 //!
 //! Files by topic: what producers send (`pull`, `submissions`, `letters`, `pause`), what runners report and ask
-//! (`reports`, `requests`), what the leader says (`assignments`, `events`, `history`); `door` is how any replica
+//! (`reports`, `requests`), what pullers ask (`pulls`), what the leader says (`assignments`, `events`, `history`); `door` is how any replica
 //! asks whoever leads; `streams` watches that what was promised is still there.
 
 mod assignments;
@@ -17,6 +17,7 @@ mod letters;
 mod pause;
 pub mod presence;
 mod pull;
+mod pulls;
 mod reports;
 mod requests;
 mod streams;
@@ -144,6 +145,7 @@ pub async fn serve(context: Context, inbox: NatsInbox, words: Words, stop: Cance
         pause::start(&mut duties, &context, &leading);
         reports::start(&mut duties, &context, &inbox.pulls, &leading);
         requests::start(&mut duties, &context, &leading);
+        pulls::start(&mut duties, &context, &leading);
         events::start(&mut duties, &context, &leading);
         history::start(&mut duties, &context, &leading);
         let over = async {

@@ -183,7 +183,7 @@ fn write(answer: &Answer, turn: u64) -> Vec<u8> {
         Answer::Heartbeat(answer) => message::write_heartbeat_answer(answer),
         Answer::RegistrationRefused { reason } => refusal::write(&Refusal::new(refusal::CONFLICT, &**reason)),
         Answer::Frozen { reason } => refusal::write(&Refusal::new(refusal::FROZEN, &**reason)),
-        Answer::Commanded(_) | Answer::Submitted(_) | Answer::Taken => {
+        Answer::Commanded(_) | Answer::Submitted(_) | Answer::Pulled(_) | Answer::Taken => {
             write_answers(turn, std::slice::from_ref(answer))
         }
     }

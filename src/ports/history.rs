@@ -41,6 +41,7 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         Fact::SubmissionRefused { id, .. }
         | Fact::StopAsked { id, .. }
         | Fact::StaleReport { id, .. }
+        | Fact::LeaseOver { id, .. }
         | Fact::Locality { id, .. }
         | Fact::CancelRemembered { id } => Some(id),
         Fact::BuildsUnsafe { build } => Some(build),
@@ -56,6 +57,10 @@ pub fn task_of(fact: &Fact) -> Option<&TaskId> {
         | Fact::RunnerForgotten { .. }
         | Fact::RunnerDismissed { .. }
         | Fact::ClassForgotten { .. }
+        | Fact::Subscribed { .. }
+        | Fact::Unsubscribed { .. }
+        | Fact::RunnerBound { .. }
+        | Fact::RunnerUnbound { .. }
         | Fact::Intent { .. }
         | Fact::QueuePaused { .. }
         | Fact::QueueUnpaused { .. }

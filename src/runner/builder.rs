@@ -79,6 +79,7 @@ impl Default for Builder {
             group: None,
             resources: None,
             slots: DEFAULT_SLOTS,
+            open: false,
         };
         let nobody = RunnerId::parse("nobody").expect("a legal name");
         Self {

@@ -127,6 +127,7 @@ async fn run(backend: &dyn Backend, start: Start, ways: &Ways) -> End {
             let _ = ways.inputs.send(Input::Started(held));
             work.end.await
         }
+        Err(why) if why.own_fault => ended(AttemptOutcome::Failed, why.reason),
         Err(why) => ended(AttemptOutcome::StartFailed, why.reason),
     }
 }

@@ -66,14 +66,18 @@ impl Level {
     pub fn of(state: &State, window: Window, ahead: Option<usize>) -> Self {
         let counts = state.counts();
         let queued = counts.queued.iter().filter(|((of, _), _)| *of == window).map(|(_, queued)| *queued);
-        let slots = || state.fleet().seats().map(|seat| seat.runner.offer.slots as usize).sum::<usize>();
+        let slots = || state.fleet().seats().map(|seat| seat.slots() as usize).sum::<usize>();
+        // What waits for whoever asks says nothing about capacity.
+        let pulled =
+            counts.queued.iter().filter(|((of, queue), _)| *of == window && state.is_pulled_queue(queue));
+        let pulled: usize = pulled.map(|(_, queued)| *queued).sum();
         Self {
             pending: counts.pending.get(&window).copied().unwrap_or(0),
             ended: counts.ended,
             window: state.settings.window,
             share_left: state.settings.window_share.saturating_sub(queued.max().unwrap_or(0)),
             bytes_full: counts.body_bytes >= state.settings.window_bytes,
-            ahead: ahead.unwrap_or_else(|| slots().max(AHEAD_LEAST)),
+            ahead: ahead.unwrap_or_else(|| slots().max(AHEAD_LEAST)) + pulled,
             held: state.pool().is_paused() && window.is_held_by_pause(),
         }
     }

@@ -49,7 +49,8 @@ impl Sent {
         let mut kept = Sent::default();
         let (mut bytes, mut again) = (0, None::<Instant>);
         for task in seat.tasks.iter().filter_map(|id| state.task(id.as_str())) {
-            let Some(held) = task.assignment() else { continue };
+            // What was pulled is in the answer to whoever asked.
+            let Some(held) = task.assignment().filter(|held| held.pulled.is_none()) else { continue };
             let stopping = held.stop.is_some();
             let news = stopping || (!held.confirmed && held.incarnation == seat.runner.incarnation);
             if !news {

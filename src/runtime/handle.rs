@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use crate::core::State;
 use crate::core::input::{Answer, Input};
-use crate::model::TurnRecord;
+use crate::model::{PullRequest, Pulled, TurnRecord};
 
 /// The committed state, shared by all readers.
 #[derive(Debug, Clone)]
@@ -80,6 +81,9 @@ pub enum Unavailable {
     Table(String),
     #[error("no leader takes inputs at the moment")]
     NoLeader,
+    /// Nothing is decided until an operator says so.
+    #[error("the pool is frozen: {0}")]
+    Frozen(String),
     /// Whoever leads would not take it; nothing was changed.
     #[error("{0}")]
     Refused(String),
@@ -92,6 +96,9 @@ pub trait Door: Send + Sync {
     /// of the inputs. `None` stands for a submission or a cancel that is durable and not decided yet.
     async fn put(&self, inputs: Vec<Input>) -> Result<Vec<Option<Answer>>, Unavailable>;
 
+    /// Asks for one task and waits for it for `wait` at most. Dropped, it withdraws the request.
+    async fn pull(&self, asked: PullRequest, wait: Duration) -> Result<Pulled, Unavailable>;
+
     /// Whether submissions that are durable may still wait to be decided.
     async fn may_hold_undecided(&self) -> bool {
         false
@@ -102,6 +109,10 @@ pub trait Door: Send + Sync {
 impl Door for Handle {
     async fn put(&self, inputs: Vec<Input>) -> Result<Vec<Option<Answer>>, Unavailable> {
         Ok(self.ask(inputs).await?.into_iter().map(Some).collect())
+    }
+
+    async fn pull(&self, asked: PullRequest, wait: Duration) -> Result<Pulled, Unavailable> {
+        super::pulling::pull(self, asked, wait).await
     }
 }
 

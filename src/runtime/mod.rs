@@ -9,6 +9,7 @@ pub mod deliveries;
 pub mod handle;
 pub mod log_time;
 pub mod member;
+mod pulling;
 pub mod replica;
 mod turn_loop;
 

@@ -12,6 +12,7 @@ pub mod options;
 mod outbox;
 mod producers;
 mod provisioner;
+mod pullers;
 mod random;
 mod replicas;
 mod runners;
@@ -43,6 +44,8 @@ pub struct Statistics {
     pub ended: u64,
     /// Attempts whose work began.
     pub started: u64,
+    /// The same of pulled tasks.
+    pub pulled: u64,
     pub starts_failed: u64,
     pub cancelled: u64,
     /// Turns that were decided, and those that stand in the log.
@@ -65,6 +68,7 @@ impl std::ops::AddAssign for Statistics {
         self.tasks += more.tasks;
         self.ended += more.ended;
         self.started += more.started;
+        self.pulled += more.pulled;
         self.starts_failed += more.starts_failed;
         self.cancelled += more.cancelled;
         self.turns += more.turns;

@@ -23,6 +23,8 @@ pub struct Options {
     pub builds: usize,
     /// How many groups some of the jobs, and some of the runners, belong to.
     pub groups: usize,
+    /// How many programs pull some of the jobs.
+    pub pullers: usize,
     /// The most jobs a build submits.
     pub jobs_of_build: u64,
     /// Producers submit within this span, in milliseconds.
@@ -176,6 +178,7 @@ impl Options {
             budget: Budget { rows: *random.pick(&[12, 40, 4_000]), bytes: usize::MAX },
             faults: Faults::drawn(random),
             groups: *random.pick(&[0, 0, 2, 3]),
+            pullers: 0,
             transcript: 0,
         }
     }
@@ -267,6 +270,14 @@ impl Options {
         Self { groups: 3, runners: 5, jobs: 40, longest_work: 8_000, faults, ..world }
     }
 
+    /// Programs pull most of the jobs, come, vanish and end their subscriptions.
+    pub fn pulled(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x7075_6c6c);
+        let pullers = *random.pick(&[2, 3, 6]);
+        let world = Self::drawn(seed);
+        Self { pullers, jobs: 40, longest_work: 9_000, ..world }
+    }
+
     /// No runner is there but those a provisioner starts, of two classes of which one is cheaper.
     pub fn runners_on_demand(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x6465_6d61_6e64);
@@ -281,6 +292,7 @@ impl Options {
             group: None,
             resources: None,
             slots,
+            open: false,
         });
         let mut class = |name, cost| DeclaredClass {
             id: named(name),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::inbox::Mail;
+use super::pullers::TOPIC;
 use super::runners::artifact;
 use super::schedule::Event;
 use super::world::World;
@@ -36,9 +37,9 @@ impl Plan {
         self.told && self.task.shape.kind == Kind::Job
     }
 
-    /// Whether it may have to wait for others of its group.
-    pub fn is_of_group(&self) -> bool {
-        self.task.shape.group.is_some()
+    /// Whether it may have to wait for others of its group, or for somebody to pull it.
+    pub fn waits_for_others(&self) -> bool {
+        self.task.shape.group.is_some() || self.task.shape.queue.as_str() == TOPIC
     }
 }
 
@@ -75,7 +76,11 @@ impl World {
             if word.chance(40) {
                 task["expires_in"] = "20s".into();
             }
-            self.join_group(&mut task, &mut groups);
+            if self.options.pullers > 0 && self.random.chance(600) {
+                task["queue"] = TOPIC.into();
+            } else {
+                self.join_group(&mut task, &mut groups);
+            }
             let endless = self.faults.message_lost > 0 && self.random.chance(30);
             if number % 3 == 1 && !endless {
                 task["timeout"] = ["4s", "12s", "40s"][number / 3 % 3].into();

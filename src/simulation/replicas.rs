@@ -414,6 +414,9 @@ impl World {
             (Origin::Mark, _) => {}
             (_, Answer::Frozen { reason }) => self.checkers.broken(self.now, "frozen", reason.to_string()),
             (Origin::Letter(letter), answer) => self.acknowledge(letter, &answer),
+            (Origin::Asked { request: Request::OfPuller { puller, number, .. }, .. }, answer) => {
+                self.answer_puller(puller, number, &answer);
+            }
             (Origin::Asked { from: Some((runner, incarnation)), request }, answer) => {
                 let word = match (request, answer) {
                     (Request::Register { number, .. }, Answer::Registered(registered)) => {
@@ -462,11 +465,14 @@ impl World {
         if !process.replica.is_leading() || process.stopping {
             return;
         }
+        self.pull_ends_at(number, &request);
+        let process = self.process(number);
         let input = match request.clone() {
             Request::Register { registration, .. } => Input::Register(registration),
             Request::Heartbeat(beat) => Input::Heartbeat(beat),
             Request::Leave(leave) => Input::Leave(leave),
             Request::Operator(command) => Input::Command(command),
+            Request::OfPuller { input, .. } => *input,
         };
         process.push(Origin::Asked { from, request }, input);
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::core::input::{Command, Submitted};
+use crate::core::input::{Answer, Command, Input, Submitted};
 use crate::model::{Heartbeat, Held, Leave, Registration, Report, RunnerId, TaskId, TurnRecord};
 use crate::ports::Commit;
 use crate::runner::session::Input as Word;
@@ -17,6 +17,7 @@ pub(super) enum Request {
     Heartbeat(Heartbeat),
     Leave(Leave),
     Operator(Command),
+    OfPuller { puller: usize, number: u64, input: Box<Input> },
 }
 
 /// One thing that will happen.
@@ -120,6 +121,15 @@ pub(super) enum Event {
     },
     Cancel {
         id: TaskId,
+    },
+    PullerLooks {
+        puller: usize,
+    },
+    /// The answer to what it said under a number.
+    PullerHears {
+        puller: usize,
+        number: u64,
+        answer: Answer,
     },
     Trouble(Trouble),
     /// Everything that goes wrong has ceased to.

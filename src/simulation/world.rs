@@ -13,6 +13,7 @@ use super::inbox::Inbox;
 use super::options::{Faults, Options};
 use super::producers::{Plan, could_run, named};
 use super::provisioner::Provisioner;
+use super::pullers::PullerSide;
 use super::random::Random;
 use super::replicas::Dispatcher;
 use super::runners::RunnerSide;
@@ -39,6 +40,7 @@ pub(super) struct World {
     pub dispatchers: Vec<Dispatcher>,
     pub runners: BTreeMap<RunnerId, RunnerSide>,
     pub provisioner: Provisioner,
+    pub pullers: Vec<PullerSide>,
     pub inbox: Inbox,
     pub plans: BTreeMap<TaskId, Plan>,
     pub checkers: Checkers,
@@ -65,6 +67,7 @@ impl World {
             dispatchers: Vec::new(),
             runners: BTreeMap::new(),
             provisioner: Provisioner::default(),
+            pullers: Vec::new(),
             inbox: Inbox::default(),
             plans: BTreeMap::new(),
             checkers: Checkers::new(settings, id),
@@ -98,6 +101,7 @@ impl World {
             self.schedule.put(at, Event::RunnerStarts { runner: id });
         }
         self.plan_everything();
+        self.furnish_pullers();
         self.await_troubles();
         self.schedule.put(self.options.faulty_for, Event::Calm);
         self.schedule.put(LOOK_EVERY, Event::Look);
@@ -130,6 +134,7 @@ impl World {
                 .map(|_| named("g0")),
             resources: (!opaque).then(|| Resources::new(cpu, 1 << 30)),
             slots: self.options.slots.unwrap_or(u32::try_from(word.between(2, 8)).expect("a small number")),
+            open: false,
         }
     }
 
@@ -155,6 +160,7 @@ impl World {
             && self.inbox.is_empty()
             && !self.producers_ask()
             && self.runners.values().all(RunnerSide::is_quiet)
+            && self.pullers.iter().all(PullerSide::is_quiet)
     }
 
     fn judge(mut self) -> Verdict {
@@ -289,6 +295,8 @@ impl World {
             Event::Submit { id } => self.submit(&id),
             Event::Repeat { id } => self.post(Event::SubmissionArrives { id }),
             Event::Cancel { id } => self.cancel(&id),
+            Event::PullerLooks { puller } => self.puller_looks(puller),
+            Event::PullerHears { puller, number, answer } => self.puller_hears(puller, number, answer),
             Event::Trouble(trouble) => self.trouble(trouble),
             Event::Calm => self.calm_down(),
             Event::ProvisionerLooks => self.provisioner_looks(),
@@ -308,7 +316,7 @@ impl World {
                     && self.checkers.has_room(id, plan.task.shape.resources.cpu)
             })
         };
-        let told = self.plans.iter().filter(|(_, plan)| plan.is_told_job() && !plan.is_of_group());
+        let told = self.plans.iter().filter(|(_, plan)| plan.is_told_job() && !plan.waits_for_others());
         told.filter(|(id, plan)| waits(id) && has_room(plan)).map(|(id, _)| id.clone()).collect()
     }
 

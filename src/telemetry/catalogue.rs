@@ -27,7 +27,7 @@ pub enum MetricKind {
 }
 
 /// All metrics, in the order of this file.
-pub const ALL: [&Metric; 50] = [
+pub const ALL: [&Metric; 51] = [
     &TASKS_ADMITTED,
     &TASKS_RETURNED,
     &TASKS_ASSIGNED,
@@ -42,6 +42,7 @@ pub const ALL: [&Metric; 50] = [
     &LOCALITY,
     &RUNNER_CHANGES,
     &TASKS_LOST,
+    &PULL_LEASES_OVER,
     &CLASSES_FORGOTTEN,
     &QUEUE_CHANGES,
     &GROUPS_STOPPED,
@@ -154,7 +155,15 @@ pub const RUNNER_CHANGES: Metric = counter(
     "longshore_runner_changes_total",
     "changes",
     &["change"],
-    "Changes of runners: registered, registered_again, left, lost, held, draining, dismissed, resumed or forgotten.",
+    "Changes of runners: registered, registered_again, left, lost, held, draining, dismissed, resumed, forgotten, bound or \
+     unbound; and \
+     of subscriptions: subscribed, unsubscribed or forgotten.",
+);
+pub const PULL_LEASES_OVER: Metric = counter(
+    "longshore_pull_leases_over_total",
+    "leases",
+    &[],
+    "Leases of pulled tasks that ended without a word of their pullers; their tasks are placed again, or exhausted.",
 );
 pub const TASKS_LOST: Metric =
     counter("longshore_tasks_lost_total", "tasks", &[], "Tasks that were on a runner when it was lost.");

@@ -119,6 +119,16 @@ fn log_one(fact: &Fact) {
         Fact::GroupStopped { group, task, reason } => {
             info!(%group, %task, reason = &**reason, "group stopped");
         }
+        Fact::Subscribed { subscription, queue } => info!(%subscription, %queue, "queue subscribed to"),
+        Fact::Unsubscribed { subscription, forgotten: false } => info!(%subscription, "subscription ended"),
+        Fact::Unsubscribed { subscription, forgotten: true } => {
+            info!(%subscription, "subscription forgotten")
+        }
+        Fact::RunnerBound { runner, group } => info!(%runner, %group, "runner bound to a group"),
+        Fact::RunnerUnbound { runner, group } => info!(%runner, %group, "runner removed from a group"),
+        Fact::LeaseOver { id, runner, token } => {
+            warn!(task = %id, %runner, %token, "lease of a pulled task ended without a word");
+        }
         Fact::ClassForgotten { class } => info!(%class, "class forgotten"),
         Fact::Intent { intent, class, change, runners, reason } => {
             let reason = reason.as_deref();

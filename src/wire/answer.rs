@@ -3,12 +3,15 @@
 //! Law: one answer to each thing asked, in their order, given after the turn that decided them was committed.
 //! `turn` is one that contains them all: a replica that has seen it shows what was decided.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Malformed;
 use super::message::bytes;
 use crate::core::input::{Answer, Commanded, Submitted};
-use crate::model::Outcome;
+use crate::model::time::span;
+use crate::model::{Outcome, Time};
 
 /// What was decided, and by which turn at the latest.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +46,14 @@ struct AnswerJson {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcome: Option<Outcome>,
+    /// Of a lease that goes on; its reason says why the work is to be stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline: Option<Time>,
+    #[serde(default, with = "span::option", skip_serializing_if = "Option::is_none")]
+    runs: Option<Duration>,
+    /// What a group's is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    modification_count: Option<u64>,
 }
 
 impl AnswerJson {
@@ -58,16 +69,36 @@ impl AnswerJson {
             Answer::Commanded(Commanded::UnknownRunner) => ("unknown_runner", None, None),
             Answer::Commanded(Commanded::UnknownIntent) => ("unknown_intent", None, None),
             Answer::Commanded(Commanded::IntentRefused { reason }) => ("intent_refused", Some(reason), None),
+            Answer::Commanded(Commanded::Leased { stop, .. }) => ("leased", stop.as_ref(), None),
+            Answer::Commanded(Commanded::LeaseOver { reason }) => ("lease_over", Some(reason), None),
+            Answer::Commanded(Commanded::PullRefused { reason }) => ("pull_refused", Some(reason), None),
+            Answer::Commanded(Commanded::UnknownGroup) => ("unknown_group", None, None),
+            Answer::Commanded(Commanded::GroupChanged { .. }) => ("group_changed", None, None),
             Answer::Commanded(Commanded::AlreadyEnded { outcome }) => ("already_ended", None, Some(*outcome)),
             Answer::Frozen { reason } | Answer::RegistrationRefused { reason } => {
                 ("frozen", Some(reason), None)
             }
-            Answer::Taken | Answer::Registered(_) | Answer::Heartbeat(_) => ("taken", None, None),
+            Answer::Taken | Answer::Registered(_) | Answer::Heartbeat(_) | Answer::Pulled(_) => {
+                ("taken", None, None)
+            }
         };
-        Self { answer: word.to_owned(), reason: reason.map(|reason| reason.to_string()), outcome }
+        let (deadline, runs) = match answer {
+            Answer::Commanded(Commanded::Leased { deadline, runs, .. }) => (Some(*deadline), Some(*runs)),
+            _ => (None, None),
+        };
+        let modification_count = match answer {
+            Answer::Commanded(Commanded::GroupChanged { modification_count }) => Some(*modification_count),
+            _ => None,
+        };
+        let reason = reason.map(|reason| reason.to_string());
+        Self { answer: word.to_owned(), reason, outcome, deadline, runs, modification_count }
     }
 
     fn read(self) -> Result<Answer, Malformed> {
+        if let ("leased", Some(deadline), Some(runs)) = (&*self.answer, self.deadline, self.runs) {
+            let stop = self.reason.map(Into::into);
+            return Ok(Answer::Commanded(Commanded::Leased { deadline, runs, stop }));
+        }
         let reason = self.reason.unwrap_or_default().into();
         Ok(match self.answer.as_str() {
             "admitted" => Answer::Submitted(Submitted::Admitted),
@@ -80,6 +111,13 @@ impl AnswerJson {
             "unknown_runner" => Answer::Commanded(Commanded::UnknownRunner),
             "unknown_intent" => Answer::Commanded(Commanded::UnknownIntent),
             "intent_refused" => Answer::Commanded(Commanded::IntentRefused { reason }),
+            "unknown_group" => Answer::Commanded(Commanded::UnknownGroup),
+            "group_changed" => {
+                let modification_count = self.modification_count.unwrap_or_default();
+                Answer::Commanded(Commanded::GroupChanged { modification_count })
+            }
+            "lease_over" => Answer::Commanded(Commanded::LeaseOver { reason }),
+            "pull_refused" => Answer::Commanded(Commanded::PullRefused { reason }),
             "already_ended" => {
                 let outcome = self.outcome.ok_or_else(|| Malformed::new("outcome", "is missing"))?;
                 Answer::Commanded(Commanded::AlreadyEnded { outcome })
@@ -111,6 +149,15 @@ mod tests {
             Answer::Commanded(Commanded::AlreadyEnded { outcome: Outcome::Failed }),
             Answer::Commanded(Commanded::UnknownIntent),
             Answer::Commanded(Commanded::IntentRefused { reason: "acknowledged already".into() }),
+            Answer::Commanded(Commanded::Leased {
+                deadline: Time(1_800_000_000_000),
+                runs: Duration::from_secs(60),
+                stop: Some("cancelled".into()),
+            }),
+            Answer::Commanded(Commanded::LeaseOver { reason: "it ended".into() }),
+            Answer::Commanded(Commanded::UnknownGroup),
+            Answer::Commanded(Commanded::GroupChanged { modification_count: 7 }),
+            Answer::Commanded(Commanded::PullRefused { reason: "it runs already".into() }),
             Answer::Frozen { reason: "foreign table".into() },
             Answer::Taken,
         ];

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::Malformed;
 use super::fields::{Fields, Required, json};
 use super::message::bytes;
+use super::pull;
 use crate::core::input::Command;
 use crate::model::{IntentId, QueueId, RunnerId, TaskId};
 
@@ -22,7 +23,7 @@ pub const MOST_RUNNERS: u32 = 100_000;
 const UNASKED: &str = "on request";
 
 /// A command with the name of its request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
     pub request: Option<Arc<str>>,
     pub command: Command,
@@ -48,10 +49,21 @@ pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
         "decline_intent" => {
             Command::DeclineIntent { intent: intent()?, reason: reason(&fields, "declined on request")? }
         }
+        "subscribe" => Command::Subscribe(pull::subscription(&fields)?),
+        "unsubscribe" => Command::Unsubscribe {
+            subscription: fields.id("subscription").required(&fields, "subscription")?,
+        },
+        "bind" => Command::BindRunner(pull::binding(&fields)?),
+        "unbind" => Command::UnbindRunner(pull::binding(&fields)?),
+        "ask_for_runner" => Command::AskForRunner { group: fields.id("group").required(&fields, "group")? },
+        "lease" => Command::Lease {
+            lease: fields.parsed("lease").required(&fields, "lease")?,
+            word: pull::word(&fields)?,
+        },
         "unfreeze" => Command::Unfreeze,
         other => {
-            let why = "expected hold, drain, resume, pause, unpause, ack_intent, decline_intent or unfreeze; \
-                 a cancel has a subject of its own";
+            let why = "expected hold, drain, resume, pause, unpause, ack_intent, decline_intent, \
+                 subscribe, unsubscribe, bind, unbind, ask_for_runner, lease or unfreeze; a cancel has a subject of its own";
             return Err(fields.refuse("command", &Value::from(other), why));
         }
     };
@@ -81,6 +93,12 @@ pub fn write_command(request: &str, command: &Command) -> Option<Vec<u8>> {
         Command::AcknowledgeIntent { intent, count } => of_intent("ack_intent", intent, *count, None),
         Command::DeclineIntent { intent, reason } => of_intent("decline_intent", intent, None, Some(reason)),
         Command::Unfreeze => of("unfreeze", None, None, None),
+        Command::Subscribe(subscription) => pull::write_subscription(request, subscription),
+        Command::Unsubscribe { subscription } => pull::write_unsubscription(request, subscription),
+        Command::BindRunner(binding) => pull::write_binding(request, "bind", binding),
+        Command::UnbindRunner(binding) => pull::write_binding(request, "unbind", binding),
+        Command::AskForRunner { group } => pull::write_wish(request, group),
+        Command::Lease { lease, word } => pull::write_word(request, lease, word),
         Command::Cancel { .. } => return None,
     })
 }
@@ -131,12 +149,20 @@ struct CancelJson<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Id;
+    use std::time::Duration;
+
+    use crate::model::{AttemptOutcome, Binding, Id, LeaseWord};
 
     #[test]
     fn a_command_is_read_back_as_it_was_written() {
         let id = |text: &str| Id::parse(text).expect("a name");
         let (runner, queue) = (id("r1"), id("q"));
+        let body =
+            br#"{"topic": "q", "lease": "1500ms", "arch": "amd64", "resources": {"cpu": 2}, "cost": 2.5}"#;
+        let subscription = pull::read_subscription(body, id("s1")).expect("well-formed");
+        let (group, seen, lease) = (id("g1"), Some(7), Duration::from_secs(9));
+        let binding = Binding { group, runner: id("r1"), seen, lease };
+        let lease = |word| Command::Lease { lease: "1-2-3-t1".parse().expect("a lease"), word };
         for command in [
             Command::HoldRunner { runner: runner.clone(), reason: "hot".into() },
             Command::DrainRunner { runner: runner.clone() },
@@ -149,6 +175,19 @@ mod tests {
             Command::AcknowledgeIntent { intent: id("i1"), count: None },
             Command::DeclineIntent { intent: id("i1"), reason: "no quota".into() },
             Command::Unfreeze,
+            Command::Subscribe(subscription),
+            Command::Unsubscribe { subscription: id("s1") },
+            Command::AskForRunner { group: id("g1") },
+            Command::BindRunner(binding.clone()),
+            Command::UnbindRunner(Binding { seen: None, ..binding }),
+            lease(LeaseWord::Start),
+            lease(LeaseWord::Extend),
+            lease(LeaseWord::Ack {
+                outcome: AttemptOutcome::Failed,
+                exit_code: Some(3),
+                message: Some("no".into()),
+            }),
+            lease(LeaseWord::Nack { delay: Duration::from_millis(1_500), reason: "busy".into() }),
         ] {
             let written = write_command("q-1", &command).expect("no cancel");
             assert_eq!(read_command(&written), Ok(Asked { request: Some("q-1".into()), command }));

@@ -13,6 +13,7 @@ pub mod group;
 pub mod malformed;
 pub mod message;
 pub mod output;
+pub mod pull;
 pub mod refusal;
 pub mod registration;
 pub mod snapshot;

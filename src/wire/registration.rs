@@ -135,10 +135,11 @@ fn read_offer(fields: &Fields<'_>) -> Result<Offer, Malformed> {
         group: fields.id("group")?,
         resources,
         slots,
+        open: false,
     })
 }
 
-fn read_kinds(fields: &Fields<'_>) -> Result<BTreeSet<Kind>, Malformed> {
+pub(super) fn read_kinds(fields: &Fields<'_>) -> Result<BTreeSet<Kind>, Malformed> {
     let Some(value) = fields.get("kinds") else { return Ok(BTreeSet::from([Kind::Job, Kind::Build])) };
     let kinds: Result<BTreeSet<Kind>, Malformed> =
         fields.list("kinds", 2)?.iter().map(|kind| message::kind_of("kinds", kind)).collect();
@@ -168,7 +169,7 @@ fn read_artifacts(fields: &Fields<'_>) -> Result<Option<Vec<ArtifactId>>, Malfor
     }
 }
 
-fn read_cost(fields: &Fields<'_>) -> Result<f64, Malformed> {
+pub(super) fn read_cost(fields: &Fields<'_>) -> Result<f64, Malformed> {
     let Some(value) = fields.get("cost") else { return Ok(1.0) };
     match value.as_f64() {
         Some(cost) if cost.is_finite() && cost >= 0.0 => Ok(cost),

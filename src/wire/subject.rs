@@ -158,6 +158,11 @@ impl Names {
         format!("{}.command", self.prefix)
     }
 
+    /// Where tasks are asked for one by one.
+    pub fn pull(&self) -> String {
+        format!("{}.pull", self.prefix)
+    }
+
     /// Where a lifecycle event is told.
     pub fn event(&self, kind: Kind, state: LifecycleState, queue: &QueueId) -> String {
         format!("{}.event.{}.{}.{queue}", self.prefix, kind.as_str(), state.as_str())

@@ -201,6 +201,7 @@ pub fn runner(name: &str) -> RunnerBuilder {
         group: None,
         resources: Some(Resources::new(4000, 16 * GIB)),
         slots: 100,
+        open: false,
     };
     RunnerBuilder(Registration {
         runner: id(name),

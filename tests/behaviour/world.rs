@@ -67,6 +67,11 @@ impl World {
         }
     }
 
+    /// How many inputs there were.
+    pub fn tickets(&self) -> u64 {
+        self.tickets
+    }
+
     pub fn push(&mut self, input: Input) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -123,8 +128,13 @@ impl World {
     pub fn tell(&mut self, input: Input) -> Answer {
         let ticket = self.push(input);
         self.settle();
-        let place = self.answers.iter().position(|(to, _)| *to == ticket).expect("every input is answered");
-        self.answers.remove(place).1
+        self.answered(ticket).expect("every input is answered")
+    }
+
+    /// What an input was answered by now, if it was.
+    pub fn answered(&mut self, ticket: Ticket) -> Option<Answer> {
+        let place = self.answers.iter().position(|(to, _)| *to == ticket)?;
+        Some(self.answers.remove(place).1)
     }
 
     pub fn submit(&mut self, task: TaskBuilder) -> Submitted {

@@ -19,6 +19,7 @@ fn classes(settings: &mut Settings) {
         group: None,
         resources: Some(Resources::new(2500, 8 << 30)),
         slots: 2,
+        open: false,
     };
     let id = Id::parse("small").expect("a name");
     settings.classes = vec![DeclaredClass { id, offer: Arc::new(offer), cost: 2.0, max: 3 }];

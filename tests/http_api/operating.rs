@@ -155,6 +155,8 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         }
     }
     let expected: BTreeSet<String> = [
+        "DELETE /v1/groups/{id}/runners/{runner}",
+        "DELETE /v1/subscriptions/{id}",
         "DELETE /v1/tasks/{id}",
         "GET /",
         "GET /healthz",
@@ -175,7 +177,17 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "GET /v1/status",
         "GET /v1/tasks",
         "GET /v1/tasks/{id}",
+        "GET /v1/tasks/{id}/logs",
         "GET /v1/tasks/{id}/why",
+        "PATCH /v1/subscriptions/{id}",
+        "POST /v1/groups/{id}/intents",
+        "POST /v1/groups/{id}/runners/{runner}/next",
+        "PUT /v1/groups/{id}/runners/{runner}",
+        "POST /v1/leases/{id}/ack",
+        "POST /v1/leases/{id}/extend",
+        "POST /v1/leases/{id}/nack",
+        "POST /v1/leases/{id}/start",
+        "POST /v1/subscriptions",
         "POST /v1/intents/{id}/ack",
         "POST /v1/intents/{id}/decline",
         "POST /v1/pause",
@@ -187,6 +199,7 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
         "POST /v1/runners/{id}/heartbeat",
         "POST /v1/runners/{id}/hold",
         "POST /v1/runners/{id}/leave",
+        "POST /v1/runners/{id}/output",
         "POST /v1/runners/{id}/reports",
         "POST /v1/runners/{id}/resume",
         "POST /v1/tasks",
@@ -206,7 +219,8 @@ async fn the_description_lists_every_route_and_every_route_is_there() {
             continue;
         }
         let method: Method = method.parse().expect("a method");
-        let answer = send(server.request(method, &path.replace("{id}", "some"))).await;
+        let answer =
+            send(server.request(method, &path.replace("{id}", "some").replace("{runner}", "r1"))).await;
         assert!(!["unknown_path", "wrong_method"].iter().any(|code| answer.body["code"] == *code), "{route}");
     }
     assert_eq!(described["info"]["title"], "Longshore");

@@ -330,6 +330,7 @@ fn one_of_each() -> Vec<Row> {
         group: None,
         resources: Some(Resources::new(4_000, 1 << 33)),
         slots: 4,
+        open: false,
     });
     let rows = vec![
         Row::Task(Arc::new(task("t"))),
@@ -342,6 +343,7 @@ fn one_of_each() -> Vec<Row> {
             class: Some(id("c")),
             intent: Some(id("i")),
             standing: Standing::Held { reason: "disk".into() },
+            pull: None,
             lost: Some(Time(9)),
             registered: Time(3),
             version: "0.1".into(),
@@ -376,6 +378,7 @@ fn one_of_each() -> Vec<Row> {
             terms: Terms { max_runners: Some(2), ordered: true, stop_on_failure: true },
             build: Some(id("b")),
             stopped: Some(Stopped { after: Some(3), reason: "t ended failed".into() }),
+            wanted: 2,
             modification_count: 9,
             last_modified: Time(8),
             extra: Default::default(),

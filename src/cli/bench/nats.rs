@@ -158,6 +158,7 @@ impl World {
             group: None,
             resources: Some(Resources::new(10_000_000, 1 << 40)),
             slots,
+            open: false,
         };
         let data = self.scratch.join(id.as_str());
         let config = RunnerConfig::new(id, Arc::new(offer), data);

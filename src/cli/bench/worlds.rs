@@ -132,6 +132,7 @@ fn runner(number: usize, cores: u64) -> Runner {
         group: None,
         resources: Some(Resources::new(cores * 1_000, cores << 31)),
         slots: 10_000,
+        open: false,
     };
     Runner {
         id: name("runner", number),
@@ -141,6 +142,7 @@ fn runner(number: usize, cores: u64) -> Runner {
         class: None,
         intent: None,
         standing: Standing::Ready,
+        pull: None,
         lost: None,
         registered: Time(0),
         version: "".into(),

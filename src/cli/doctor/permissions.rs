@@ -29,7 +29,7 @@ pub(super) async fn look(found: &mut Findings, connection: &Connection, names: &
     let mut refused = Vec::new();
     let runner = RunnerId::parse(NOBODY).expect("letters and dashes");
     let queue = RunnerId::parse("default").expect("letters");
-    for subject in Ask::ALL.map(|ask| names.asks(ask)).into_iter().chain([names.command()]) {
+    for subject in Ask::ALL.map(|ask| names.asks(ask)).into_iter().chain([names.command(), names.pull()]) {
         refused.extend(tries.hear(subject).await);
     }
     refused.extend(tries.say(names.assign(&runner)).await);

@@ -23,6 +23,8 @@ struct Place {
 struct Binding {
     tasks: u32,
     builds: u32,
+    /// A program bound it, and asks for its tasks one by one.
+    by_hand: bool,
 }
 
 /// The tasks and the runners of one group.
@@ -43,6 +45,8 @@ pub struct Members {
     /// Who has which index, also of ended tasks.
     indexes: BTreeMap<u32, TaskId>,
     bound: BTreeMap<RunnerId, Binding>,
+    /// How many of these a program bound.
+    by_hand: usize,
 }
 
 /// All groups.
@@ -70,6 +74,7 @@ impl Default for Members {
             known: 0,
             indexes: BTreeMap::new(),
             bound: BTreeMap::new(),
+            by_hand: 0,
         }
     }
 }
@@ -100,6 +105,21 @@ impl Members {
         self.indexes.get(&index)
     }
 
+    /// The runners that a program bound it to.
+    pub fn by_hand(&self) -> impl Iterator<Item = &RunnerId> {
+        self.bound.iter().filter(|(_, held)| held.by_hand).map(|(runner, _)| runner)
+    }
+
+    /// Whether its tasks are asked for one by one, and none is pushed.
+    pub fn is_pulled(&self) -> bool {
+        self.by_hand > 0
+    }
+
+    /// Whether a program bound `runner` to it.
+    pub fn is_bound_by_hand(&self, runner: &RunnerId) -> bool {
+        self.bound.get(runner).is_some_and(|held| held.by_hand)
+    }
+
     /// The runners it is bound to, if it may be bound to no other besides.
     pub fn closed_to(&self) -> Option<impl Iterator<Item = &RunnerId>> {
         (self.bound.len() >= self.most).then(|| self.bound.keys())
@@ -112,7 +132,8 @@ impl Members {
 
     /// The same once all jobs have ended, when only builds bind it, with one more of them on `host`.
     pub fn admits_beside_builds(&self, runner: &RunnerId, host: Option<&RunnerId>) -> bool {
-        let builds = || self.bound.iter().filter(|(_, held)| held.builds > 0).map(|(runner, _)| runner);
+        let stays = |held: &Binding| held.builds > 0 || held.by_hand;
+        let builds = || self.bound.iter().filter(|(_, held)| stays(held)).map(|(runner, _)| runner);
         let further = host.filter(|host| !builds().any(|bound| bound == *host));
         builds().chain(further).any(|bound| bound == runner)
             || builds().count() + usize::from(further.is_some()) < self.most
@@ -199,6 +220,16 @@ impl Groups {
         Some((group, self.groups.get(group)?.next_to_work_off()?))
     }
 
+    /// Notes that its row changes in this turn.
+    pub(in crate::core) fn touch(&mut self, id: &GroupId) {
+        self.changed.insert(id.clone());
+    }
+
+    /// Whether its row is still to be written in this turn.
+    pub(in crate::core) fn is_changed(&self, id: &GroupId) -> bool {
+        self.changed.contains(id)
+    }
+
     /// How many rows are still to be written in this turn.
     pub(in crate::core) fn unwritten(&self) -> usize {
         self.changed.len()
@@ -243,6 +274,21 @@ impl Groups {
         freed
     }
 
+    /// Takes in that a program bound a runner to a group, or does so no longer.
+    pub(in crate::core) fn bind(&mut self, id: &GroupId, runner: &RunnerId, by_hand: bool) {
+        let group = self.groups.entry(id.clone()).or_default();
+        let binding = group.bound.entry(runner.clone()).or_default();
+        if binding.by_hand != by_hand {
+            self.changed.insert(id.clone());
+            group.by_hand = if by_hand { group.by_hand + 1 } else { group.by_hand - 1 };
+        }
+        binding.by_hand = by_hand;
+        if binding.is_over() {
+            group.bound.remove(runner);
+        }
+        self.note(id);
+    }
+
     fn note(&mut self, id: &GroupId) {
         let Some(group) = self.groups.get(id) else { return };
         if group.next_to_work_off().is_some() {
@@ -250,9 +296,15 @@ impl Groups {
         } else {
             self.to_work_off.remove(id);
         }
-        if group.known == 0 && group.row.is_none() {
+        if group.known == 0 && group.row.is_none() && group.bound.is_empty() {
             self.groups.remove(id);
         }
+    }
+}
+
+impl Binding {
+    fn is_over(&self) -> bool {
+        self.tasks == 0 && !self.by_hand
     }
 }
 
@@ -290,7 +342,7 @@ impl Members {
         {
             binding.tasks -= 1;
             binding.builds -= u32::from(task.kind() == Kind::Build);
-            if binding.tasks == 0 {
+            if binding.is_over() {
                 self.bound.remove(&held.runner);
             }
         }

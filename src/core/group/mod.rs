@@ -83,6 +83,7 @@ pub(super) fn found(draft: &mut Draft, new: &NewTask) {
         terms,
         build: new.build.clone().filter(|_| terms.ordered),
         stopped: None,
+        wanted: 0,
         modification_count: 0,
         last_modified: draft.now,
         extra: Default::default(),
@@ -144,7 +145,13 @@ pub(super) fn write_changed(draft: &mut Draft) {
     for id in std::mem::take(&mut draft.state.groups.changed) {
         let Some(group) = draft.state.groups().get(&id) else { continue };
         match (group.known(), group.row()) {
-            (0, Some(_)) => draft.delete(Key::Group(id)),
+            (0, Some(_)) => {
+                if group.is_pulled() {
+                    draft.state.watch.groups_forgotten = true;
+                    draft.more();
+                }
+                draft.delete(Key::Group(id));
+            }
             (_, Some(row)) => {
                 let mut row = Group::clone(row);
                 row.modification_count += 1;

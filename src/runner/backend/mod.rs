@@ -75,6 +75,20 @@ impl std::fmt::Debug for Work {
 #[error("{reason}")]
 pub struct StartFailed {
     pub reason: String,
+    /// Whether no runner could start it: then it is the task's own failure, and nothing against this runner.
+    pub own_fault: bool,
+}
+
+impl StartFailed {
+    /// Another runner, or this one later, might start it.
+    pub fn here(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), own_fault: false }
+    }
+
+    /// What it asks for cannot be started.
+    pub fn anywhere(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), own_fault: true }
+    }
 }
 
 /// Something that runs work.

@@ -91,14 +91,14 @@ impl Backend for ProcessBackend {
         let order = &start.order;
         let Some(program) = order.command.first() else {
             let reason = "spec.command is empty; this runner starts processes and needs a command";
-            return Err(StartFailed { reason: reason.to_owned() });
+            return Err(StartFailed::anywhere(reason));
         };
-        let failed = |why: io::Error| StartFailed { reason: start_failure(program, order, &why) };
+        let failed = |why: io::Error| StartFailed::here(start_failure(program, order, &why));
         if let Some(workdir) = &order.workdir
             && !std::path::Path::new(workdir).is_dir()
         {
             let reason = format!("start {program}: workdir {workdir} is no directory on this runner");
-            return Err(StartFailed { reason });
+            return Err(StartFailed::here(reason));
         }
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = command(&start, program);

@@ -109,7 +109,7 @@ impl Keeping {
         match fact {
             Fact::Reserved { task, runner, fits_by } => {
                 self.kept.insert(task.clone(), Kept { runner: runner.clone(), fits_by: *fits_by });
-                let (kept, most) = (self.kept.len(), self.most());
+                let (kept, most) = (self.kept.len(), self.most(true));
                 return (kept > most).then(|| format!("{kept} runners are kept, and at most {most} may be"));
             }
             Fact::ReservationOver { task, .. } => drop(self.kept.remove(task)),
@@ -127,9 +127,16 @@ impl Keeping {
         runner.state() == RunnerState::Ready
     }
 
-    /// How many runners may be kept.
-    fn most(&self) -> usize {
-        (self.runners.values().filter(|runner| Self::is_ready(runner)).count() / 4).max(1)
+    /// Whether it is a subscription, of which nothing is kept.
+    fn is_pulled(runner: &Runner) -> bool {
+        runner.pull.is_some()
+    }
+
+    /// How many runners may be kept. A subscription counts while somebody asks, which no row says.
+    fn most(&self, with_pulled: bool) -> usize {
+        let counts =
+            |runner: &&Arc<Runner>| Self::is_ready(runner) && (with_pulled || !Self::is_pulled(runner));
+        (self.runners.values().filter(counts).count() / 4).max(1)
     }
 
     fn entered(&mut self, event: &Lifecycle) -> Option<String> {
@@ -227,12 +234,16 @@ impl Keeping {
             |task: &TaskId| self.open.get(task).is_some_and(|other| other.task.shape == *shape);
         let could_be_kept = |runner: &Runner| {
             Self::is_ready(runner)
+                && !Self::is_pulled(runner)
                 && could_run(&runner.offer, &course.task)
                 && !self.kept.values().any(|kept| kept.runner == runner.id)
         };
+        let is_pulled =
+            |runner: &Arc<Runner>| Self::is_pulled(runner) && runner.offer.queues.contains(&shape.queue);
         waits_for_room
+            && !self.runners.values().any(is_pulled)
             && course.since + self.settings.reserve_after <= now
-            && self.kept.len() < self.most()
+            && self.kept.len() < self.most(false)
             && !self.kept.keys().any(of_its_shape)
             && self.runners.values().any(|runner| could_be_kept(runner))
     }

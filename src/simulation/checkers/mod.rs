@@ -1,6 +1,6 @@
 //! The checkers: what must be true of a run, whatever decided it.
 //!
-//! Law: `ownership`, `capacity`, `groups`, `promises`, `pace`, `pause` and `asking` read what producers were told or
+//! Law: `ownership`, `capacity`, `groups`, `promises`, `pace`, `pause`, `pulling` and `asking` read what producers were told or
 //! asked, the marks the work itself wrote down, how machines truly are, and the facts of committed turns, never a row.
 //! `locality` reads these, and from rows only which runner is known to hold what; `keeping` only which runners are ready.
 //! `tables` compares states with each other and with their own rows.
@@ -14,6 +14,7 @@ mod ownership;
 mod pace;
 mod pause;
 mod promises;
+mod pulling;
 mod tables;
 
 use std::collections::BTreeSet;
@@ -57,6 +58,7 @@ pub(crate) struct Checkers {
     pace: pace::Pace,
     locality: locality::Locality,
     pause: pause::Pause,
+    pulling: pulling::Pulling,
     asking: asking::Asking,
     keeping: keeping::Keeping,
     /// A runner went since the last build was placed.
@@ -74,6 +76,7 @@ impl Checkers {
             pace: pace::Pace::new(settings.clone()),
             locality: locality::Locality::new(settings.clone()),
             pause: pause::Pause::default(),
+            pulling: pulling::Pulling::default(),
             asking: asking::Asking::new(settings.clone()),
             keeping: keeping::Keeping::new(settings.clone()),
             tables: tables::Tables::new(settings, table),
@@ -179,6 +182,14 @@ impl Checkers {
         self.note(now, "groups", found);
     }
 
+    /// The work of a pulled task began, in the hands of whoever pulled it.
+    pub fn pulled_began(&mut self, now: u64, puller: &RunnerId, held: &Held) {
+        let found = self.ownership.began(puller, held);
+        self.note(now, "ownership", found);
+        let found = self.promises.began(held);
+        self.note(now, "promises", found);
+    }
+
     pub fn work_goes_on(&mut self, now: u64, runner: &RunnerId, held: &Held, work: &Work) {
         let found = self.ownership.began(runner, held);
         self.note(now, "ownership", found);
@@ -215,6 +226,8 @@ impl Checkers {
             self.pace.said(fact);
             let found = self.pause.said(fact);
             self.note(now, "pause", found);
+            let found = self.pulling.said(fact);
+            self.note(now, "pulling", found);
             match fact {
                 Fact::Task(lifecycle) => {
                     let placed = lifecycle.state == LifecycleState::Assigned;

@@ -63,14 +63,15 @@ pub(super) fn body(settings: &Settings, start: &Start) -> Result<ContainerCreate
 
 /// The mounts a task asks for, each of which must lie in a directory the operator allowed.
 fn binds(allowed: &[PathBuf], asked: &[String]) -> Result<Vec<String>, StartFailed> {
-    let refuse = |mount: &str, why: &str| StartFailed { reason: format!("spec.mounts: {mount}: {why}") };
+    let wrong = |mount: &str, why: &str| StartFailed::anywhere(format!("spec.mounts: {mount}: {why}"));
+    let refuse = |mount: &str, why: &str| StartFailed::here(format!("spec.mounts: {mount}: {why}"));
     for mount in asked {
         let mut parts = mount.split(':');
         let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
-            return Err(refuse(mount, "expected SOURCE:TARGET or SOURCE:TARGET:ro"));
+            return Err(wrong(mount, "expected SOURCE:TARGET or SOURCE:TARGET:ro"));
         };
         if !matches!((parts.next(), parts.next()), (None | Some("ro" | "rw"), None)) {
-            return Err(refuse(mount, "expected SOURCE:TARGET or SOURCE:TARGET:ro"));
+            return Err(wrong(mount, "expected SOURCE:TARGET or SOURCE:TARGET:ro"));
         }
         let (source, target) = (Path::new(source), Path::new(target));
         let plain = |path: &Path| {
@@ -78,7 +79,7 @@ fn binds(allowed: &[PathBuf], asked: &[String]) -> Result<Vec<String>, StartFail
                 && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
         };
         if !plain(source) || !plain(target) {
-            return Err(refuse(mount, "both paths must be absolute and without .."));
+            return Err(wrong(mount, "both paths must be absolute and without .."));
         }
         // What a link points to is mounted, so that is what must be allowed.
         let real = source.canonicalize().map_err(|why| refuse(mount, &why.to_string()))?;

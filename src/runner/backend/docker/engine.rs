@@ -27,6 +27,14 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// The attempts to remove a container that has ended; the next start of the runner tries again.
 const REMOVALS: u32 = 20;
 
+/// Why a container was not started.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub said: String,
+    /// Whether what was asked for is wrong, not this engine.
+    pub own_fault: bool,
+}
+
 /// One engine.
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
@@ -70,12 +78,16 @@ impl Engine {
     }
 
     /// Makes a container and starts it. If that fails nothing of it is left.
-    pub async fn run(&self, name: &str, body: ContainerCreateBody) -> Result<(), String> {
+    pub async fn run(&self, name: &str, body: ContainerCreateBody) -> Result<(), Refusal> {
         let options = CreateContainerOptionsBuilder::new().name(name).build();
-        self.docker.create_container(Some(options), body).await.map_err(|why| said(&why))?;
+        self.docker.create_container(Some(options), body).await.map_err(|why| Refusal {
+            said: said(&why),
+            // What is asked for makes no sense to any engine: too little memory, say.
+            own_fault: status(&why) == Some(400),
+        })?;
         if let Err(why) = self.docker.start_container(name, None).await {
             self.remove(name).await;
-            return Err(said(&why));
+            return Err(Refusal { said: said(&why), own_fault: false });
         }
         Ok(())
     }

@@ -22,8 +22,8 @@ use super::guard::Guard;
 use super::output::Tail;
 use super::{Backend, Start, StartFailed, Stops, Work};
 use crate::model::{AttemptOutcome, End, Resources, RunnerId};
-use engine::Engine;
 pub use engine::USUAL_SOCKET;
+use engine::{Engine, Refusal};
 pub use left::Containers;
 
 /// How long output is still read after a container has ended.
@@ -101,8 +101,7 @@ impl DockerBackend {
     }
 
     async fn bring(&self, image: &str) -> Result<(), StartFailed> {
-        let failed =
-            |doing: &str, why: String| StartFailed { reason: format!("{doing} image {image}: {why}") };
+        let failed = |doing: &str, why: String| StartFailed::here(format!("{doing} image {image}: {why}"));
         let has = || async { self.engine.has(image).await.map_err(|why| failed("look for", why)) };
         match self.settings.pull {
             Pull::Never if !has().await? => {
@@ -122,14 +121,16 @@ impl DockerBackend {
         let image = start.order.image.as_deref().filter(|image| !image.is_empty());
         let Some(image) = image else {
             let reason = "spec.image is empty; this runner runs containers and needs an image";
-            return Err(StartFailed { reason: reason.to_owned() });
+            return Err(StartFailed::anywhere(reason));
         };
         let body = container::body(&self.settings, start)?;
         self.bring(image).await?;
         let container = Container { engine: self.engine.clone(), name: name.to_owned(), removed: false };
         match self.engine.run(name, body).await {
             Ok(()) => Ok(container),
-            Err(why) => Err(StartFailed { reason: format!("start a container of {image}: {why}") }),
+            Err(Refusal { said, own_fault }) => {
+                Err(StartFailed { reason: format!("start a container of {image}: {said}"), own_fault })
+            }
         }
     }
 }
