@@ -125,11 +125,7 @@ fn a_runner_that_is_stopped_hands_back_and_leaves() {
 fn a_runner_that_is_stopped_dead_has_lost_its_work_before_another_has_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let dir = dir.path();
-    let config = dir.join("longshore.toml");
-    let text = "[lease]\nttl = \"3s\"\nheartbeat = \"1s\"\nmargin = \"1s\"\nassignment_deadline = \"2s\"\n";
-    std::fs::write(&config, text).expect("the directory can be written");
-    let more = ["--config".as_ref(), config.as_os_str()];
-    let server = Server::start_at(&dir.join("data"), "127.0.0.1:0", &more);
+    let server = Server::with_short_leases(dir);
     let first = runner(&server.url, "r1", dir, &["--cpu", "1"]);
     server.wait_for_runners(1);
     let script = format!(

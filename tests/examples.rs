@@ -100,7 +100,6 @@ fn the_runner_in_rust_does_what_it_must() {
 }
 
 #[test]
-#[ignore = "needs a container engine"]
 fn the_runner_in_rust_runs_containers_where_an_engine_answers() {
     let dir = TempDir::new().expect("a directory");
     let server = Server::start(&dir.path().join("data"));

@@ -52,6 +52,30 @@ pub struct Runner {
     pub extra: super::row::Extra,
 }
 
+impl Runner {
+    /// A ready runner with no past, at a cost of 1.
+    pub fn new(id: RunnerId, incarnation: Arc<str>, offer: Arc<Offer>, registered: Time) -> Self {
+        Self {
+            id,
+            incarnation,
+            offer,
+            cost: 1.0,
+            class: None,
+            intent: None,
+            standing: Standing::Ready,
+            pull: None,
+            lost: None,
+            registered,
+            version: "".into(),
+            incidents: 0,
+            last_incident: None,
+            refusals: 0,
+            crash: None,
+            extra: Default::default(),
+        }
+    }
+}
+
 /// What was lost with a runner that crashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crash {

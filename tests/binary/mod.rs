@@ -129,6 +129,15 @@ impl Server {
         Self::started(&mut command, data)
     }
 
+    /// On a free port, its data in `dir`, with leases of 3 s.
+    pub fn with_short_leases(dir: &Path) -> Self {
+        let config = dir.join("longshore.toml");
+        let text =
+            "[lease]\nttl = \"3s\"\nheartbeat = \"1s\"\nmargin = \"1s\"\nassignment_deadline = \"2s\"\n";
+        std::fs::write(&config, text).expect("the directory can be written");
+        Self::start_at(&dir.join("data"), "127.0.0.1:0", &["--config".as_ref(), config.as_os_str()])
+    }
+
     /// With a command line of its own.
     pub fn started(command: &mut Command, data: &Path) -> Self {
         let mut process = Process::start(command.stdout(Stdio::piped()));

@@ -14,7 +14,7 @@ use crate::core::settings::Locality;
 use crate::core::{Settings, State, Turn, TurnBudget, Waiting, take_turn};
 use crate::model::{
     ArtifactId, Artifacts, Change, Holding, Id, IfUnplaceable, Kind, Limits, NewTask, Offer, Resources, Row,
-    Runner, Shape, Standing, Task, TaskState, Time, TurnId, Wait,
+    Runner, Shape, Task, TaskState, Time, TurnId, Wait,
 };
 
 /// How many different shapes the tasks have.
@@ -134,24 +134,8 @@ fn runner(number: usize, cores: u64) -> Runner {
         slots: 10_000,
         open: false,
     };
-    Runner {
-        id: name("runner", number),
-        incarnation: "first".into(),
-        offer: Arc::new(offer),
-        cost: [1.0, 2.0, 4.0][number % 3],
-        class: None,
-        intent: None,
-        standing: Standing::Ready,
-        pull: None,
-        lost: None,
-        registered: Time(0),
-        version: "".into(),
-        incidents: 0,
-        last_incident: None,
-        refusals: 0,
-        crash: None,
-        extra: Default::default(),
-    }
+    let cost = [1.0, 2.0, 4.0][number % 3];
+    Runner { cost, ..Runner::new(name("runner", number), "first".into(), Arc::new(offer), Time(0)) }
 }
 
 fn shape(number: usize, from_cores: u64) -> Shape {

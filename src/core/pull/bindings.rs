@@ -67,24 +67,7 @@ fn program(draft: &Draft, group: &GroupId, id: &RunnerId) -> Runner {
         slots: 1,
         open: true,
     };
-    Runner {
-        id: id.clone(),
-        incarnation: "".into(),
-        offer: Arc::new(offer),
-        cost: 1.0,
-        class: None,
-        intent: None,
-        standing: Standing::Ready,
-        pull: None,
-        lost: None,
-        registered: draft.now,
-        version: "".into(),
-        incidents: 0,
-        last_incident: None,
-        refusals: 0,
-        crash: None,
-        extra: Default::default(),
-    }
+    Runner::new(id.clone(), "".into(), Arc::new(offer), draft.now)
 }
 
 /// Removes a runner from a group. With the last one the group's tasks are released.

@@ -95,25 +95,14 @@ pub(super) fn subscribe(draft: &mut Draft, new: &Subscription) -> Commanded {
         return Commanded::PullRefused { reason: reason.into() };
     }
     let row = Runner {
-        id: new.id.clone(),
-        incarnation: "".into(),
-        offer: new.offer.clone(),
         cost: new.cost,
-        class: None,
-        intent: None,
         standing: match known.as_ref().map(|row| &row.standing) {
             None | Some(Standing::Dismissed) => Standing::Ready,
             Some(standing) => standing.clone(),
         },
         pull: Some(Pull { lease: new.lease, group: None }),
-        lost: None,
-        registered: draft.now,
-        version: "".into(),
-        incidents: 0,
-        last_incident: None,
-        refusals: 0,
-        crash: None,
         extra: known.as_ref().map(|row| row.extra.clone()).unwrap_or_default(),
+        ..Runner::new(new.id.clone(), "".into(), new.offer.clone(), draft.now)
     };
     let queue = new.offer.queues.first().expect("the topic of a subscription is its queue").clone();
     draft.put_runner(row);

@@ -1,8 +1,6 @@
 //! The docker back end with a real engine: how containers are made, how they end, and that none is left.
 //!
-//! `make test` runs these stories where an engine answers, with an image made of this machine's own tools.
-
-mod binary;
+//! The image is made of this machine's own tools (`scripts/test-image.sh`).
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use binary::{Server, runner, text, wait_for};
+use crate::binary::{Server, runner, text, wait_for};
 use longshore::model::*;
 use longshore::runner::backend::docker::{Pull, Settings};
 use longshore::runner::backend::{Backend, DockerBackend, Start, StartFailed, StopSender, Work, stops};
@@ -92,7 +90,6 @@ async fn until(what: &str, mut fact: impl FnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_container_is_told_who_it_is_and_its_exit_code_is_the_tasks() {
     let backend = backend("story-exit").await;
     let script = "echo $A $LONGSHORE_TASK $LONGSHORE_ATTEMPT ${LONGSHORE_TOKEN%.*} $LONGSHORE_BUILD; pwd";
@@ -119,7 +116,6 @@ async fn a_container_is_told_who_it_is_and_its_exit_code_is_the_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_container_that_takes_more_memory_than_it_asked_for_is_ended_and_says_so() {
     let backend = backend("story-memory").await;
     let order =
@@ -131,7 +127,6 @@ async fn a_container_that_takes_more_memory_than_it_asked_for_is_ended_and_says_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_container_has_the_cpu_and_the_labels_of_its_task() {
     let backend = backend("story-labels").await;
     let order = WorkOrder { resources: Resources::new(500, 64 << 20), ..sh("sleep 100") };
@@ -145,7 +140,6 @@ async fn a_container_has_the_cpu_and_the_labels_of_its_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn what_cannot_be_started_says_why_and_leaves_nothing() {
     let backend = backend("story-start").await;
     let no_image = WorkOrder { image: None, ..sh("true") };
@@ -164,7 +158,6 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_task_sees_the_directories_it_mounts() {
     let dir = tempfile::tempdir().expect("a directory");
     let backend = backend_with("story-mount", |settings| settings.mounts = vec![dir.path().to_owned()]).await;
@@ -176,7 +169,6 @@ async fn a_task_sees_the_directories_it_mounts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_stop_is_term_then_kill() {
     let backend = backend("story-stop").await;
     let (work, stop) =
@@ -213,7 +205,6 @@ async fn a_stop_is_term_then_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_container_somebody_else_removes_has_failed() {
     let backend = backend("story-removed").await;
     let (work, _stop) = started(&backend, sh("sleep 100")).await;
@@ -226,7 +217,6 @@ async fn a_container_somebody_else_removes_has_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn a_container_whose_end_nobody_awaits_is_removed() {
     let backend = backend("story-dropped").await;
     let (work, _stop) = started(&backend, sh("sleep 100")).await;
@@ -236,7 +226,6 @@ async fn a_container_whose_end_nobody_awaits_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn what_an_earlier_start_left_is_removed_and_only_that() {
     let other = backend("story-other").await;
     let (_kept, _stop) = started(&other, sh("sleep 100")).await;
@@ -251,7 +240,6 @@ async fn what_an_earlier_start_left_is_removed_and_only_that() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a container engine"]
 async fn containers_end_at_the_deadline_and_go_with_the_back_end() {
     let backend = backend("story-guard").await;
     let (work, _stop) = started(&backend, sh("sleep 100")).await;
@@ -273,15 +261,10 @@ async fn containers_end_at_the_deadline_and_go_with_the_back_end() {
 }
 
 #[test]
-#[ignore = "needs a container engine"]
 fn containers_of_a_stopped_runner_end_before_another_runner_has_the_task() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let dir = dir.path();
-    let config = dir.join("longshore.toml");
-    let text = "[lease]\nttl = \"3s\"\nheartbeat = \"1s\"\nmargin = \"1s\"\nassignment_deadline = \"2s\"\n";
-    std::fs::write(&config, text).expect("the directory can be written");
-    let more = ["--config".as_ref(), config.as_os_str()];
-    let server = Server::start_at(&dir.join("data"), "127.0.0.1:0", &more);
+    let server = Server::with_short_leases(dir);
     let docker_runner =
         |id: &str| runner(&server.url, id, dir, &["--cpu", "1", "--backend", "docker", "--pull", "never"]);
     let first = docker_runner("story-stopped");
