@@ -14,6 +14,7 @@ mod nats_weather {
     mod gone;
     mod judge;
     mod leaders;
+    mod listeners;
     mod operator;
     mod pool;
     mod producer;

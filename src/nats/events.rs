@@ -1,4 +1,7 @@
 //! Lifecycle events on core subjects, at best effort: what must not be missed is in the history.
+//!
+//! What nobody listens to is not written: of the turns told at once the first event of each subject goes out in any
+//! case, and asks. The order of events is the order of facts.
 
 use std::sync::Arc;
 
@@ -9,14 +12,19 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::listeners::Listeners;
 use crate::model::{Change, Fact, Lifecycle, Row, TaskId, Traceparent, TurnRecord};
 use crate::wire::event::write_lifecycle;
+
+/// The most turns told at once.
+const TURNS: usize = 64;
 
 /// Starts to tell.
 pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &CancellationToken) {
     let (context, stop) = (context.clone(), stop.clone());
     let mut turns = context.handle.turns();
     duties.spawn(async move {
+        let mut listeners = Listeners::new(&context.connection);
         loop {
             let turn = tokio::select! {
                 turn = turns.recv() => turn,
@@ -24,11 +32,11 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
             };
             match turn {
                 Ok(turn) => {
-                    let traces = traces(&turn);
-                    for fact in &turn.facts {
-                        if let Fact::Task(event) = fact {
-                            tell(&context, event, traces.get(&event.id).copied()).await;
-                        }
+                    let arrived = turns.len().min(TURNS - 1);
+                    let more: Vec<_> = (0..arrived).map_while(|_| turns.try_recv().ok()).collect();
+                    listeners.begin().await;
+                    for turn in std::iter::once(turn).chain(more) {
+                        tell(&context, &mut listeners, &turn).await;
                     }
                 }
                 Err(RecvError::Lagged(turns)) => {
@@ -40,6 +48,23 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
     });
 }
 
+/// Tells what happened in a turn to whoever listens.
+async fn tell(context: &Context, listeners: &mut Listeners, turn: &TurnRecord) {
+    let traces = traces(turn);
+    for fact in &turn.facts {
+        let Fact::Task(event) = fact else { continue };
+        let subject = context.names.event(event.kind, event.state, &event.queue);
+        if listeners.nobody_hears(&subject).await {
+            continue;
+        }
+        let mut headers = headers(context, event);
+        if let Some(trace) = traces.get(&event.id) {
+            headers.insert(Traceparent::NAME, trace.to_string().as_str());
+        }
+        listeners.publish(subject, headers, write_lifecycle(event).into()).await;
+    }
+}
+
 /// The traces of the tasks that entered a state in a turn: each has its row there.
 fn traces(turn: &TurnRecord) -> FxHashMap<&TaskId, &Traceparent> {
     let rows = turn.changes.iter().filter_map(|change| match change {
@@ -47,17 +72,6 @@ fn traces(turn: &TurnRecord) -> FxHashMap<&TaskId, &Traceparent> {
         _ => None,
     });
     rows.collect()
-}
-
-async fn tell(context: &Context, event: &Lifecycle, trace: Option<&Traceparent>) {
-    let subject = context.names.event(event.kind, event.state, &event.queue);
-    let body = write_lifecycle(event);
-    let mut headers = headers(context, event);
-    if let Some(trace) = trace {
-        headers.insert(Traceparent::NAME, trace.to_string().as_str());
-    }
-    // Best effort, as promised.
-    let _ = context.connection.client.publish_with_headers(subject, headers, body.into()).await;
 }
 
 /// The attributes of CloudEvents 1.0 in binary mode.

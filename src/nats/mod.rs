@@ -5,7 +5,7 @@
 //! this replica ceases to lead, and never dropped. Nothing is published to a subject a client has made up.
 //!
 //! Files by topic: what producers send (`pull`, `submissions`, `letters`, `pause`), what runners report and ask
-//! (`reports`, `requests`), what pullers ask (`pulls`), what the leader says (`assignments`, `events`, `history`); `door` is how any replica
+//! (`reports`, `requests`), what pullers ask (`pulls`), what the leader says (`assignments`, `events` to `listeners`, `history`); `door` is how any replica
 //! asks whoever leads; `streams` watches that what was promised is still there.
 
 mod assignments;
@@ -14,6 +14,7 @@ mod door;
 mod events;
 mod history;
 mod letters;
+mod listeners;
 mod pause;
 pub mod presence;
 mod pull;
