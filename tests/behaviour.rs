@@ -20,6 +20,7 @@ mod behaviour {
     mod pull_groups;
     mod pullers;
     mod reservations;
+    mod sizes;
     mod transcripts;
     mod trees;
     mod verdict_laws;

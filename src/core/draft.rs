@@ -4,15 +4,17 @@
 //! changed twice in one turn is written once, as it stood last.
 
 use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use super::input::{Answer, Ticket};
+use super::size;
 use super::state::State;
 use crate::model::{
-    Change, Ending, Fact, Key, Lifecycle, LifecycleState, Offer, Outcome, Pool, Row, Runner, RunnerId, Shape,
-    Task, TaskId, TaskState, Time, Token,
+    Change, Ending, Fact, Key, Lifecycle, LifecycleState, Outcome, Pool, Row, Runner, RunnerId, Task, TaskId,
+    TaskState, Time, Token,
 };
 
 /// What one turn may hold.
@@ -54,7 +56,8 @@ pub(super) struct Draft<'a> {
     pub state: &'a mut State,
     pub now: Time,
     turn: Turn,
-    places: FxHashMap<Key, usize>,
+    /// The place of each changed row in the turn, and the bytes counted for it.
+    places: FxHashMap<Key, (usize, usize)>,
     deliver: BTreeSet<RunnerId>,
     budget: TurnBudget,
     bytes: usize,
@@ -69,13 +72,6 @@ const SEQUENCE_BITS: u32 = 20;
 pub fn admitted_in(task: &Task) -> u64 {
     task.sequence >> SEQUENCE_BITS
 }
-
-/// A row's encoded size besides its texts, as an upper estimate in bytes.
-const ROW_BYTES: usize = 700;
-/// The same of a fact.
-const FACT_BYTES: usize = 400;
-/// The same of a deleted row.
-const DELETE_BYTES: usize = 160;
 
 impl<'a> Draft<'a> {
     pub fn new(state: &'a mut State, now: Time, budget: TurnBudget) -> Self {
@@ -104,7 +100,7 @@ impl<'a> Draft<'a> {
     pub fn is_full(&self) -> bool {
         let groups = self.state.groups().unwritten();
         self.turn.changes.len() + groups >= self.budget.rows
-            || self.bytes + groups * ROW_BYTES >= self.budget.bytes
+            || self.bytes + groups * size::of_unwritten_group() >= self.budget.bytes
     }
 
     /// Whether this turn changed any row so far.
@@ -118,33 +114,27 @@ impl<'a> Draft<'a> {
     }
 
     pub fn put(&mut self, row: Row) {
-        self.bytes += match &row {
-            Row::Spec { body, .. } => body.len() + body.len() / 4 + DELETE_BYTES,
-            Row::Task(task) => ROW_BYTES + texts_of(task),
-            Row::Holding(holding) => DELETE_BYTES + holding.artifact.as_str().len(),
-            Row::Runner(runner) => ROW_BYTES + texts_of_offer(&runner.offer),
-            Row::Intent(intent) => ROW_BYTES + texts_of_shape(&intent.shape) + 132 * intent.tasks.len(),
-            _ => ROW_BYTES,
-        };
-        let key = row.key();
+        let (key, bytes) = (row.key(), size::of_row(&row));
         self.state.put(row.clone());
-        self.change(key, Change::Put(row));
+        self.change(key, Change::Put(row), bytes);
     }
 
     pub fn delete(&mut self, key: Key) {
-        self.bytes += DELETE_BYTES;
-        if let Key::Holding(_, artifact) = &key {
-            self.bytes += artifact.as_str().len();
-        }
+        let bytes = size::of_delete(&key);
         self.state.delete(&key);
-        self.change(key.clone(), Change::Delete(key));
+        self.change(key.clone(), Change::Delete(key), bytes);
     }
 
-    fn change(&mut self, key: Key, change: Change) {
-        match self.places.get(&key) {
-            Some(place) => self.turn.changes[*place] = change,
-            None => {
-                self.places.insert(key, self.turn.changes.len());
+    fn change(&mut self, key: Key, change: Change, bytes: usize) {
+        self.bytes += bytes;
+        match self.places.entry(key) {
+            Entry::Occupied(mut before) => {
+                let (place, replaced) = before.get_mut();
+                self.turn.changes[*place] = change;
+                self.bytes -= std::mem::replace(replaced, bytes);
+            }
+            Entry::Vacant(free) => {
+                free.insert((self.turn.changes.len(), bytes));
                 self.turn.changes.push(change);
             }
         }
@@ -182,7 +172,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn fact(&mut self, fact: Fact) {
-        self.bytes += FACT_BYTES + text_of(&fact);
+        self.bytes += size::of_fact(&fact);
         self.turn.facts.push(fact);
     }
 
@@ -273,60 +263,6 @@ impl<'a> Draft<'a> {
         let reason: Arc<str> = reason.into();
         pending.state = TaskState::Pending { since: self.now, not_before, reason: Some(reason.clone()) };
         self.enter(pending, Some(reason));
-    }
-}
-
-/// What JSON writes around a text in a list or a map, in bytes.
-const AROUND: usize = 8;
-/// A `traceparent` in a task's row.
-const TRACE_BYTES: usize = 80;
-
-/// The bytes of the texts in a task's row that may be long or many.
-fn texts_of(task: &Task) -> usize {
-    let length = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
-    let shapes: usize = task.jobs.iter().map(|shape| 200 + texts_of_shape(shape)).sum();
-    let said = match &task.state {
-        TaskState::Pending { reason, .. } => length(reason),
-        TaskState::Assigned(held) | TaskState::Running(held) => {
-            held.stop.as_ref().map_or(0, |stop| stop.reason.len())
-        }
-        // Output is full of characters that JSON writes as several.
-        TaskState::Ended(ending) => length(&ending.reason) + 2 * length(&ending.message),
-    };
-    let trace = if task.traceparent.is_some() { TRACE_BYTES } else { 0 };
-    said + trace + shapes + texts_of_shape(&task.shape) + texts_of_artifacts(task)
-}
-
-fn texts_of_artifacts(task: &Task) -> usize {
-    let own = task.artifacts.iter().flat_map(|own| own.inputs.iter().chain(&own.output));
-    own.map(|artifact| artifact.as_str().len() + AROUND).sum()
-}
-
-fn texts_of_shape(shape: &Shape) -> usize {
-    let labels = shape.labels.iter().map(|(name, value)| name.len() + value.len() + AROUND);
-    let tolerations = shape.tolerations.iter().map(|word| word.len() + AROUND);
-    let others = shape.resources.other.keys().map(|name| name.len() + AROUND + 20);
-    labels.chain(tolerations).chain(others).sum()
-}
-
-fn texts_of_offer(offer: &Offer) -> usize {
-    let labels = offer.labels.iter().map(|(name, value)| name.len() + value.len() + AROUND);
-    let taints = offer.taints.iter().map(|word| word.len() + AROUND);
-    let queues = offer.queues.iter().map(|queue| queue.as_str().len() + AROUND);
-    labels.chain(taints).chain(queues).sum()
-}
-
-/// The bytes of the free text a fact carries.
-fn text_of(fact: &Fact) -> usize {
-    match fact {
-        Fact::Intent { reason, .. } => reason.as_ref().map_or(0, |reason| reason.len()),
-        Fact::Task(lifecycle) => lifecycle.reason.as_ref().map_or(0, |reason| reason.len()),
-        Fact::SubmissionRefused { reason, .. }
-        | Fact::StopAsked { reason, .. }
-        | Fact::RunnerLost { reason, .. }
-        | Fact::RunnerHeld { reason, .. }
-        | Fact::Frozen { reason } => reason.len(),
-        _ => 0,
     }
 }
 

@@ -37,6 +37,7 @@ pub mod reservation;
 mod rooms;
 pub mod settings;
 pub mod shelves;
+pub mod size;
 pub mod state;
 mod timers;
 pub mod verdict;

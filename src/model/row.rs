@@ -167,6 +167,14 @@ impl Pool {
 #[expect(clippy::box_collection, reason = "nearly every row has none: one word instead of three")]
 pub struct Extra(Option<Box<BTreeMap<String, serde_json::Value>>>);
 
+impl Extra {
+    /// The bytes they take as they are written.
+    pub fn written(&self) -> usize {
+        let Some(fields) = &self.0 else { return 0 };
+        serde_json::to_vec(fields).map_or(0, |bytes| bytes.len())
+    }
+}
+
 impl Serialize for Extra {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let fields = self.0.as_deref();

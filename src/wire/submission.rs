@@ -183,16 +183,20 @@ fn read_traced(
     let limits = read_limits(&fields, settings)?;
     fields.object("spec")?;
     let artifacts = read_artifacts(&fields)?;
-    let mut task = canonical(value, kind, &shape.queue, &tenant)?;
+    let (mut task, mut body) = canonical(value, kind, &shape.queue, &tenant)?;
     // No part of the content: who submits a task again may do so for another reason.
     let own = task.remove(Traceparent::NAME);
-    let content = Uuid::new_v5(&CONTENT, text_of(&task).as_bytes());
+    if own.is_some() {
+        body = text_of(&task);
+    }
+    let content = Uuid::new_v5(&CONTENT, body.as_bytes());
     let traceparent = own.and_then(|own| Traceparent::parse(own.as_str()?)).or(traceparent);
     if let Some(trace) = traceparent {
         task.insert(Traceparent::NAME.to_owned(), trace.to_string().into());
     }
-    fill_in_amounts(&mut task, &shape.resources);
-    let body = text_of(&task);
+    if fill_in_amounts(&mut task, &shape.resources) || traceparent.is_some() {
+        body = text_of(&task);
+    }
     Ok(Arc::new(NewTask {
         id,
         shape: Arc::new(shape),
@@ -400,13 +404,14 @@ fn read_artifacts(fields: &Fields<'_>) -> Result<Option<Arc<Artifacts>>, Malform
     Ok(Artifacts::of(message::artifacts(fields, "inputs", MOST_INPUTS)?, output))
 }
 
-/// The task as compact JSON with sorted keys, without nulls, and with its kind, queue and tenant made explicit.
+/// The task without nulls and with its kind, queue and tenant made explicit, and the same as compact JSON with sorted
+/// keys.
 fn canonical(
     value: Value,
     kind: Kind,
     queue: &QueueId,
     tenant: &Id,
-) -> Result<serde_json::Map<String, Value>, Malformed> {
+) -> Result<(serde_json::Map<String, Value>, String), Malformed> {
     let Value::Object(mut task) = value else {
         return Err(Malformed::payload("is not a JSON object"));
     };
@@ -427,17 +432,20 @@ fn canonical(
         let why = format!("has {} bytes as JSON; at most {MOST_TASK} are allowed", body.len());
         return Err(Malformed::payload(why));
     }
-    Ok(task)
+    Ok((task, body))
 }
 
 /// Names the amounts that come from the defaults, so that the runner counts what the dispatcher counts. They
-/// are no part of the content: a change of the defaults makes no conflict of a repeated submission.
-fn fill_in_amounts(task: &mut serde_json::Map<String, Value>, resources: &Resources) {
+/// are no part of the content: a change of the defaults makes no conflict of a repeated submission. Says whether
+/// there was anything to name.
+fn fill_in_amounts(task: &mut serde_json::Map<String, Value>, resources: &Resources) -> bool {
     let named = task.entry("resources").or_insert_with(|| Value::Object(Default::default()));
-    let Value::Object(named) = named else { return };
+    let Value::Object(named) = named else { return false };
+    let before = named.len();
     for (name, amount) in write_resources(resources) {
         named.entry(&*name).or_insert(amount);
     }
+    named.len() > before
 }
 
 fn text_of(value: &impl serde::Serialize) -> String {
