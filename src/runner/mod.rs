@@ -206,9 +206,9 @@ impl Runner {
         let directory = self.config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open(&directory)).await;
         let (outbox, restored) = opened.expect("opening the outbox does not panic")?;
-        let left = self.backend.clean_up().await.map_err(|why| RunnerError::Backend { why })?;
-        if left > 0 {
-            tracing::warn!(runner = %self.config.id, left, "containers an earlier start left were removed");
+        let adopted = self.backend.adopt(Vec::new()).await.map_err(|why| RunnerError::Backend { why })?;
+        if adopted.ended > 0 {
+            tracing::warn!(runner = %self.config.id, left = adopted.ended, "containers an earlier start left were removed");
         }
         let session = Session::new(self.config.session(), restored, boottime());
         let (inputs, arriving) = mpsc::unbounded_channel();

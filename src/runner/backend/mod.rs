@@ -6,6 +6,11 @@
 //! - what ended because it was asked to stop has the outcome `cancelled`; what ended by itself has its own,
 //!   whatever was asked at that moment;
 //! - dropping `end` ends the work without grace.
+//!
+//! A back end whose work outlives the runner's process (a container, a pod) may go on with it at the next start, as
+//! [`Backend::adopt`] says. Then also:
+//! - such work runs no longer than `hold_until` last said, whether or not a runner is there: somebody else ends it;
+//! - only what is known whole is gone on with; everything else an earlier start left is ended before `adopt` returns.
 
 pub mod docker;
 mod ending;
@@ -70,6 +75,18 @@ impl std::fmt::Debug for Work {
     }
 }
 
+/// What a new start found of an earlier one.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// Until when what is gone on with may run unless `hold_until` says more, counted from when the machine started:
+    /// never later than the earlier start was told. Without a meaning if there is no such work.
+    pub until: Duration,
+    /// What is gone on with. Its `end` resolves as if this start had begun it; at once if it has ended meanwhile.
+    pub work: Vec<(Held, Work)>,
+    /// How much else was there, and was ended.
+    pub ended: usize,
+}
+
 /// The work could not be started; nothing of it runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -97,10 +114,27 @@ pub trait Backend: Send + Sync + 'static {
     /// Starts one attempt.
     async fn start(&self, start: Start) -> Result<Work, StartFailed>;
 
-    /// Ends what an earlier start of this runner left running here, and says how much that was. Called before anything
-    /// is started.
+    /// Ends what an earlier start of this runner left running here, and says how much that was.
     async fn clean_up(&self) -> Result<usize, String> {
         Ok(0)
+    }
+
+    /// Whether its work goes on when this process is killed, so that the next start can go on with it: then what is
+    /// begun is kept on disk, and given to `adopt`.
+    fn outlives(&self) -> bool {
+        false
+    }
+
+    /// Goes on with what an earlier start of this runner began and had not ended by what it knew, and ends everything
+    /// else that is left of it. Called once, before anything is started; no other start of this runner is alive.
+    ///
+    /// `begun` is what the earlier start kept, one attempt for each task at most; `begun[i].stops` and `output` are
+    /// those of this start, and limits of time count from when the work began. Work that it does not find, cannot tell
+    /// how it ended, or of which it does not know until when it may run, it leaves out: that attempt is lost, and
+    /// nothing of it may run. An error ends the runner.
+    async fn adopt(&self, begun: Vec<Start>) -> Result<Adopted, String> {
+        drop(begun);
+        Ok(Adopted { ended: self.clean_up().await?, ..Adopted::default() })
     }
 
     /// Lets its work run until then, counted from when the machine started; told before the first start and whenever it
