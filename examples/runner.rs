@@ -4,6 +4,7 @@
 //!     cargo run --example runner -- http://127.0.0.1:8080 my-runner
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,15 +26,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().unwrap_or_else(|| "http://127.0.0.1:8080".to_owned());
     let id = arguments.next().unwrap_or_else(|| "example".to_owned());
+    let data_dir = std::env::temp_dir().join(format!("longshore-{id}"));
     let runner = Runner::builder()
         .url(url)
         .id(&id)
-        .data_dir(std::env::temp_dir().join(format!("longshore-{id}")))
+        .data_dir(&data_dir)
         .cpu(2.0)
         .memory(4 << 30)
         .grace(GRACE)
         .leave_wait(Duration::from_secs(1))
-        .backend(backend(id.parse()?).await?)
+        .backend(backend(id.parse()?, data_dir).await?)
         .build()
         .await?;
     let mut terminated = signal(SignalKind::terminate())?;
@@ -46,8 +48,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(runner.run_until(asked).await?)
 }
 
-async fn backend(id: RunnerId) -> Result<Arc<dyn Backend>, Box<dyn Error>> {
-    let mut settings = docker::Settings { timeout_grace: GRACE, ..docker::Settings::new(id) };
+async fn backend(id: RunnerId, home: PathBuf) -> Result<Arc<dyn Backend>, Box<dyn Error>> {
+    let mut settings = docker::Settings::new(id);
+    settings.timeout_grace = GRACE;
+    // Killed and started again in time, it goes on with the containers it had.
+    settings.home = Some(home);
     if let Ok(host) = std::env::var("DOCKER_HOST") {
         settings.host = host;
     }

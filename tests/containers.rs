@@ -4,3 +4,5 @@ mod binary;
 
 #[path = "containers/docker_backend.rs"]
 mod docker_backend;
+#[path = "containers/restarts.rs"]
+mod restarts;

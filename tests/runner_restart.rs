@@ -84,6 +84,46 @@ fn numbers_begin_anew_once_everything_was_taken() {
     assert_eq!(open(&directory).1.restored.reports, [(1, ended("t3", "1.4.0"))]);
 }
 
+fn begun(id: &str, token: &str) -> AssignmentMessage {
+    let held = held(id, token);
+    AssignmentMessage {
+        id: held.id,
+        kind: Kind::Build,
+        queue: Id::parse("q").expect("a name"),
+        attempt: 3,
+        token: held.token,
+        deadline: std::time::Duration::from_secs(30),
+        task: format!(r#"{{"id":"{id}","timeout":"1h"}}"#).into(),
+    }
+}
+
+#[test]
+fn what_was_begun_is_known_until_it_is_gone() {
+    let directory = TempDir::new().expect("a directory");
+    let (outbox, _) = open(&directory);
+    let (first, second) = (begun("t1", "1.4.0"), begun("t2", "1.4.1"));
+    outbox.write(&[Keep::Begun(first.clone()), Keep::Begun(second.clone())]).expect("it is kept");
+    outbox.write(&[Keep::Gone(first.held())]).expect("it is dropped");
+    drop(outbox);
+    let (outbox, left) = open(&directory);
+    assert_eq!((&left.begun[..], left.unended()), (&[second.clone()][..], vec![second]));
+    drop(outbox);
+}
+
+#[test]
+fn of_what_was_begun_the_newest_attempt_of_a_task_is_gone_on_with_unless_its_end_was_kept() {
+    let directory = TempDir::new().expect("a directory");
+    let (outbox, _) = open(&directory);
+    let tokens = [("t1", "1.4.0"), ("t1", "1.10.0"), ("t2", "1.4.1"), ("t2", "1.5.0")];
+    let mut kept: Vec<Keep> = tokens.iter().map(|(id, token)| Keep::Begun(begun(id, token))).collect();
+    kept.push(Keep::Report { number: 1, report: ended("t2", "1.5.0") });
+    outbox.write(&kept).expect("it is kept");
+    drop(outbox);
+    let (_outbox, left) = open(&directory);
+    assert_eq!(left.unended(), [begun("t1", "1.10.0")], "of t2 neither: what is older is over as well");
+    assert_eq!(left.begun.len(), 4);
+}
+
 #[test]
 fn a_second_runner_on_the_same_directory_is_told_so() {
     let directory = TempDir::new().expect("a directory");

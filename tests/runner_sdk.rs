@@ -2,6 +2,8 @@
 
 mod binary;
 mod broker;
+#[path = "runner_sdk/elsewhere.rs"]
+mod elsewhere;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "http_api/support.rs"]
 mod support;

@@ -1,5 +1,8 @@
 //! The session's ownership laws as stories: what a runner may have, and when it has to let go.
 
+#[path = "runner_session/inherited.rs"]
+mod inherited;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -416,7 +419,7 @@ fn what_an_earlier_start_left_unsaid_is_said_before_it_registers() {
         }),
     };
     let seen = LastSeen { table: TABLE, turn: 4 };
-    let restored = Restored { reports: vec![(7, report)], last_seen: Some(seen) };
+    let restored = Restored { reports: vec![(7, report)], last_seen: Some(seen), ..Restored::default() };
     let mut world = World::starting_with(restored);
     assert_eq!(world.reports(), ["t1 1.4.0 succeeded"]);
     assert!(world.try_registration().is_none());

@@ -1,5 +1,7 @@
 //! `guard`: started by a runner beside itself, never by people.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use uuid::Uuid;
 
@@ -16,11 +18,16 @@ pub(super) struct Guard {
     /// The socket of their engine
     #[arg(long, value_name = "SOCKET")]
     docker: Option<String>,
+    /// The runner's directory, where the guard of its next start takes over from this one
+    #[arg(long, value_name = "DIR", requires = "containers_of")]
+    home: Option<PathBuf>,
 }
 
 impl Guard {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let containers = self.containers_of.zip(self.docker).map(|(begun, host)| Containers { host, begun });
+        let home = self.home;
+        let containers = self.containers_of.zip(self.docker);
+        let containers = containers.map(|(begun, host)| Containers { host, begun, home });
         guard::stand(containers).await.map_err(|why| Failure::Broken(format!("guard of a runner: {why}")))
     }
 }

@@ -153,7 +153,7 @@ impl Runner {
         logs::install(self.log.logging());
         let config = self.config()?;
         let (link, server) = self.link(&config.id).await?;
-        let backend = self.open_backend(&config.id).await?;
+        let backend = self.open_backend(&config).await?;
         let stop = signals::stop_asked()?;
         if self.leave_on_eof {
             signals::stop_at_end_of_input(&stop);
@@ -179,7 +179,7 @@ impl Runner {
         Ok((Arc::new(link.map_err(|why| Failure::Broken(why.to_string()))?), named.place()))
     }
 
-    async fn open_backend(&self, id: &RunnerId) -> Result<Arc<dyn Backend>, Failure> {
+    async fn open_backend(&self, config: &RunnerConfig) -> Result<Arc<dyn Backend>, Failure> {
         let broken = |name: &str, why: String| Failure::Broken(format!("--backend {name}: {why}"));
         Ok(match self.backend {
             BackendArg::Process => {
@@ -187,8 +187,9 @@ impl Runner {
                 Arc::new(backend.map_err(|why| broken("process", why.to_string()))?)
             }
             BackendArg::Docker => {
-                let mut settings =
-                    docker::Settings { timeout_grace: self.grace, ..docker::Settings::new(id.clone()) };
+                let mut settings = docker::Settings::new(config.id.clone());
+                settings.timeout_grace = self.grace;
+                settings.home = Some(config.data_dir.clone());
                 settings.mounts.clone_from(&self.docker.mounts);
                 settings.network.clone_from(&self.docker.network);
                 if let Some(host) = &self.docker.host {

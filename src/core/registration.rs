@@ -79,20 +79,25 @@ pub(super) fn register(draft: &mut Draft, new: &Registration) -> Answer {
     renew(draft, &new.runner);
     draft.state.watch.losing.remove(&new.runner);
     let running: BTreeSet<Held> = new.running.iter().cloned().collect();
+    // Also what a full turn leaves unwritten: what the answer does not name is ended.
+    let mut assignments: BTreeSet<Held> = BTreeSet::new();
     for held in &running {
-        confirm(draft, &new.runner, &new.incarnation, held);
+        if confirm(draft, &new.runner, &new.incarnation, held) {
+            assignments.insert(held.clone());
+        }
     }
     let handback = stays_after_all(draft, &new.runner);
     if restarted {
         suspect_unlisted(draft, new, &running, handback);
     }
     draft.deliver(&new.runner);
+    assignments.extend(assignments_of(draft, &new.runner, &new.incarnation));
     Answer::Registered(Registered {
         table: draft.state.table,
         turn: draft.state.turn(),
         lease: draft.state.settings.lease,
         heartbeat: draft.state.settings.heartbeat,
-        assignments: assignments_of(draft, &new.runner, &new.incarnation),
+        assignments: assignments.into_iter().collect(),
     })
 }
 

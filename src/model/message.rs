@@ -248,6 +248,13 @@ pub struct AssignmentMessage {
     pub task: Arc<str>,
 }
 
+impl AssignmentMessage {
+    /// The attempt it is about.
+    pub fn held(&self) -> Held {
+        Held { id: self.id.clone(), token: self.token }
+    }
+}
+
 /// What waits for a runner: new or unconfirmed assignments, and attempts to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delivery {

@@ -52,6 +52,7 @@ mod environment;
 pub(crate) mod machine;
 pub mod output;
 mod pause;
+mod positions;
 mod posting;
 mod running;
 
@@ -67,14 +68,15 @@ pub use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use crate::model::{ArtifactId, AttemptOutcome, End, Kind, TaskId, Token, WorkOrder};
-use crate::model::{ClassId, Held, IntentId, Leave, Offer, RunnerId};
+use crate::model::{AssignmentMessage, ClassId, IntentId, Leave, Offer, RunnerId};
 pub use attempt::{Attempt, Update, Updates};
 use backend::{Backend, group::StillThere};
 pub use builder::{BuildError, Builder};
 use link::Link;
-use outbox::{Keep, Outbox, OutboxError};
+use outbox::{Keep, Left, Outbox, OutboxError};
 pub use output::OutputWriter;
 use output::Outputs;
+use positions::Positions;
 use running::{Running, Ways};
 use session::{Input, Output, Session, SessionConfig};
 
@@ -200,34 +202,32 @@ impl Runner {
 
     /// Runs until it is cancelled and has left: what was not started is handed back, what runs is stopped.
     ///
-    /// What an earlier start left running is ended first. Fails if the outbox cannot be used, if what was left
+    /// What an earlier start left running is gone on with if the back end can, and else ended first. Fails if the outbox cannot be used, if what was left
     /// cannot be ended, or if the dispatcher refuses the very first registration for good.
     pub async fn run(self, cancelled: CancellationToken) -> Result<(), RunnerError> {
         let directory = self.config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open(&directory)).await;
-        let (outbox, restored) = opened.expect("opening the outbox does not panic")?;
-        let adopted = self.backend.adopt(Vec::new()).await.map_err(|why| RunnerError::Backend { why })?;
-        if adopted.ended > 0 {
-            tracing::warn!(runner = %self.config.id, left = adopted.ended, "containers an earlier start left were removed");
-        }
-        let session = Session::new(self.config.session(), restored, boottime());
+        let (outbox, left) = opened.expect("opening the outbox does not panic")?;
         let (inputs, arriving) = mpsc::unbounded_channel();
         let (keep, kept) = mpsc::unbounded_channel();
         let (post, posted) = mpsc::unbounded_channel();
         let (refused, refusals) = mpsc::unbounded_channel();
         let (listens, listening) = watch::channel(false);
+        let positions = self.backend.outlives().then(|| Positions::of(&self.config.data_dir));
+        let outputs = Outputs::new(self.config.output_limit, positions);
+        let (masked, link) = (self.config.masked.clone(), self.link.clone());
+        let ways = Ways { inputs: inputs.clone(), keep: keep.clone(), outputs: outputs.clone(), masked };
+        let mut running = Running::new(self.backend.clone(), link.url(), ways);
+        let restored = go_on(&mut running, left, &keep, &self.config.id).await?;
+        let session = Session::new(self.config.session(), restored, boottime());
         let keeping = tokio::spawn(posting::keep(Arc::new(outbox), kept, post));
         let id = self.config.id.clone();
-        let posting = posting::post(self.link.clone(), id.clone(), posted, inputs.clone());
+        let posting = posting::post(link.clone(), id.clone(), posted, inputs.clone());
         let _posting = AbortOnDropHandle::new(tokio::spawn(posting));
-        let polling = calls::poll(self.link.clone(), id, self.config.poll, listening, inputs.clone());
+        let polling = calls::poll(link.clone(), id, self.config.poll, listening, inputs.clone());
         let _polling = AbortOnDropHandle::new(tokio::spawn(polling));
-        let outputs = Outputs::new(self.config.output_limit);
-        let sending = outputs.clone().send(self.link.clone(), self.config.id.clone());
+        let sending = outputs.send(link, self.config.id.clone());
         let _sending = AbortOnDropHandle::new(tokio::spawn(sending));
-        let ways =
-            Ways { inputs: inputs.clone(), keep: keep.clone(), outputs, masked: self.config.masked.clone() };
-        let running = Running::new(self.backend.clone(), self.link.url(), ways);
         let lived = Loop {
             session,
             running,
@@ -243,11 +243,11 @@ impl Runner {
     }
 }
 
-/// Opens the outbox and ends what an earlier start left running. Blocks.
-fn open(directory: &std::path::Path) -> Result<(Outbox, session::Restored), RunnerError> {
-    let (outbox, left) = Outbox::open(directory)?;
+/// Opens the outbox and ends the processes an earlier start left. Blocks.
+fn open(directory: &std::path::Path) -> Result<(Outbox, Left), RunnerError> {
+    let (outbox, mut left) = Outbox::open(directory)?;
     let mut gone = Vec::new();
-    for (held, group) in left.running {
+    for (held, group) in std::mem::take(&mut left.running) {
         let ended = group.end_left_behind(held.id.as_str(), held.token)?;
         if ended > 0 {
             tracing::warn!(task = %held.id, token = %held.token, processes = ended, "work an earlier start left was ended");
@@ -255,7 +255,29 @@ fn open(directory: &std::path::Path) -> Result<(Outbox, session::Restored), Runn
         gone.push(Keep::Gone(held));
     }
     outbox.write(&gone)?;
-    Ok((outbox, left.restored))
+    Ok((outbox, left))
+}
+
+/// Goes on with what an earlier start began, as far as the back end can; nothing else of it is there afterwards.
+async fn go_on(
+    running: &mut Running,
+    left: Left,
+    keep: &mpsc::UnboundedSender<Keep>,
+    runner: &RunnerId,
+) -> Result<session::Restored, RunnerError> {
+    let adopted = running.adopt(&left.unended()).await.map_err(|why| RunnerError::Backend { why })?;
+    for session::Inherited { held, .. } in &adopted.running {
+        tracing::info!(task = %held.id, token = %held.token, "work of an earlier start is gone on with");
+    }
+    if adopted.ended > 0 {
+        tracing::warn!(%runner, left = adopted.ended, "what else an earlier start left was ended");
+    }
+    for begun in left.begun.iter().map(AssignmentMessage::held) {
+        if !adopted.running.iter().any(|one| one.held == begun) {
+            let _ = keep.send(Keep::Gone(begun));
+        }
+    }
+    Ok(session::Restored { running: adopted.running, running_until: adopted.until, ..left.restored })
 }
 
 /// Time since the machine started, suspension included.
@@ -354,7 +376,7 @@ impl Loop {
             Output::Forget { through } => self.keep(Keep::Forget { through }),
             Output::Seen(seen) => self.keep(Keep::Seen(seen)),
             Output::Start { assignment, order } => {
-                let held = Held { id: assignment.id.clone(), token: assignment.token };
+                let held = assignment.held();
                 match self.running.backend().at_once(&held) {
                     Some(end) => {
                         inputs.push_back(Input::Started(held.clone()));

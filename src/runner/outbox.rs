@@ -1,16 +1,18 @@
-//! What a runner must not forget when it dies: reports nobody has taken yet, and which process groups are its.
+//! What a runner must not forget when it dies: reports nobody has taken yet, which process groups are its, and what it
+//! began that can be gone on with.
 //!
 //! Law: an end is durable before it is sent, and stays until the dispatcher has taken it. A start that is lost
 //! costs nothing: the heartbeat lists it. One process has the outbox; a second is told so.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, DatabaseError, Durability, ReadableTable, TableDefinition};
 
 use super::backend::ProcessGroup;
 use super::session::Restored;
-use crate::model::{Held, LastSeen, Report, Reported};
-use crate::wire::message::{Said, read_reports, write_report};
+use crate::model::{AssignmentMessage, Delivery, Held, LastSeen, Report, Reported, TaskId};
+use crate::wire::message::{Said, read_delivery, read_reports, write_delivery, write_report};
 
 /// The last number of those kept at once → a line for each: its number, a space, the report as JSON.
 const REPORTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reports");
@@ -18,6 +20,8 @@ const REPORTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reports")
 const TAKEN: TableDefinition<'_, u8, u64> = TableDefinition::new("taken");
 /// `id token` → process group, start of its first process.
 const RUNNING: TableDefinition<'_, &str, (i32, u64)> = TableDefinition::new("running");
+/// `id token` → the assignment, as a delivery of it alone.
+const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
 /// The table (as two halves of its id) and turn last heard of, under 0.
 const SEEN: TableDefinition<'_, u8, (u64, u64, u64)> = TableDefinition::new("seen");
 
@@ -46,14 +50,41 @@ pub enum OutboxError {
 pub struct Left {
     pub restored: Restored,
     pub running: Vec<(Held, ProcessGroup)>,
+    /// What was begun and can be gone on with, for all that is known.
+    pub begun: Vec<AssignmentMessage>,
+}
+
+impl Left {
+    /// Of what was begun, the newest attempt of each task, if its end was not kept.
+    pub fn unended(&self) -> Vec<AssignmentMessage> {
+        let is_end = |(_, report): &(u64, Report)| matches!(report.what, Reported::End(_));
+        let ends = self.restored.reports.iter().filter(|kept| is_end(kept));
+        let ended: Vec<Held> =
+            ends.map(|(_, report)| Held { id: report.id.clone(), token: report.token }).collect();
+        let mut newest: BTreeMap<&TaskId, &AssignmentMessage> = BTreeMap::new();
+        for begun in &self.begun {
+            let one = newest.entry(&begun.id).or_insert(begun);
+            if one.token < begun.token {
+                *one = begun;
+            }
+        }
+        newest.into_values().filter(|begun| !ended.contains(&begun.held())).cloned().collect()
+    }
 }
 
 /// One thing to keep or to drop.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Keep {
-    Report { number: u64, report: Report },
-    Forget { through: u64 },
+    Report {
+        number: u64,
+        report: Report,
+    },
+    Forget {
+        through: u64,
+    },
     Running(Held, ProcessGroup),
+    /// It is about to be started, and may outlive this process.
+    Begun(AssignmentMessage),
     Gone(Held),
     Seen(LastSeen),
 }
@@ -63,7 +94,7 @@ impl Keep {
     fn matters(&self) -> bool {
         match self {
             Keep::Report { report, .. } => matches!(report.what, Reported::End(_)),
-            Keep::Running(..) | Keep::Seen(_) => true,
+            Keep::Running(..) | Keep::Begun(_) | Keep::Seen(_) => true,
             Keep::Forget { .. } | Keep::Gone(_) => false,
         }
     }
@@ -105,6 +136,7 @@ impl Outbox {
         {
             let mut reports = transaction.open_table(REPORTS)?;
             let mut running = transaction.open_table(RUNNING)?;
+            let mut begun = transaction.open_table(BEGUN)?;
             let mut seen = transaction.open_table(SEEN)?;
             if let Some((last, lines)) = ends(batch) {
                 reports.insert(last, lines.as_slice())?;
@@ -119,8 +151,13 @@ impl Outbox {
                     Keep::Running(held, group) => {
                         running.insert(key(held).as_str(), (group.id, group.started))?;
                     }
+                    Keep::Begun(one) => {
+                        let alone = Delivery { assignments: vec![one.clone()], stop: Vec::new() };
+                        begun.insert(key(&one.held()).as_str(), write_delivery(&alone).as_slice())?;
+                    }
                     Keep::Gone(held) => {
                         running.remove(key(held).as_str())?;
+                        begun.remove(key(held).as_str())?;
                     }
                     Keep::Seen(last) => {
                         let (high, low) = last.table.as_u64_pair();
@@ -159,6 +196,12 @@ impl Outbox {
                 let (key, group) = entry?;
                 let (id, started) = group.value();
                 left.running.extend(held(key.value()).map(|held| (held, ProcessGroup { id, started })));
+            }
+            for entry in transaction.open_table(BEGUN)?.iter()? {
+                match read_delivery(entry?.1.value()) {
+                    Ok(alone) => left.begun.extend(alone.assignments),
+                    Err(why) => tracing::error!(%why, "what was begun is unreadable"),
+                }
             }
             if let Some(seen) = transaction.open_table(SEEN)?.get(0)? {
                 let (high, low, turn) = seen.value();

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::link::{Link, LinkError};
 use super::pause::Pause;
+use super::positions::{Position, Positions};
 use crate::model::{Held, OutputPiece, RunnerId};
 
 /// What of one attempt waits to be sent, in bytes at most.
@@ -67,6 +68,10 @@ struct Waiting {
     sent: u64,
     /// Bytes that were written.
     written: u64,
+    /// Of those, how many were sent, or left out and said to be.
+    taken: u64,
+    /// So many bytes come again that an earlier start of the runner has sent.
+    again: u64,
     left_out: u64,
     secrets: Secrets,
     over: bool,
@@ -86,8 +91,10 @@ impl Waiting {
             return None;
         }
         let taken: Vec<u8> = self.bytes.drain(..end).collect();
+        self.taken += taken.len() as u64;
         let mut text = self.secrets.mask(&String::from_utf8_lossy(&taken));
         if self.left_out > 0 && self.bytes.is_empty() {
+            self.taken += self.left_out;
             text.push_str(&format!("\n[{} bytes were left out]\n", std::mem::take(&mut self.left_out)));
         }
         let piece = OutputPiece {
@@ -129,19 +136,36 @@ pub(super) struct Outputs {
     shared: Arc<Shared>,
     /// How much of one attempt is sent, in bytes.
     limit: u64,
+    /// Where it is noted how far that of work that may outlive this process was sent.
+    positions: Option<Positions>,
 }
 
 impl Outputs {
-    pub(super) fn new(limit: u64) -> Self {
-        Self { shared: Arc::default(), limit }
+    pub(super) fn new(limit: u64, positions: Option<Positions>) -> Self {
+        Self { shared: Arc::default(), limit, positions }
     }
 
     /// Where an attempt writes. Its output is over when this and its clones are dropped.
     pub(super) fn begin(&self, held: &Held, secrets: Secrets) -> OutputWriter {
+        self.begin_at(Position::default(), held, secrets)
+    }
+
+    /// Where an attempt of an earlier start writes, from its beginning: what that start has sent is passed over.
+    pub(super) fn go_on(&self, held: &Held, secrets: Secrets) -> OutputWriter {
+        let sent = self.positions.as_ref().map(|positions| positions.get(held));
+        self.begin_at(sent.unwrap_or_default(), held, secrets)
+    }
+
+    /// Forgets how far the output of all others was sent.
+    pub(super) fn keep_positions(&self, of: &[Held]) {
+        self.positions.iter().for_each(|positions| positions.keep(of));
+    }
+
+    fn begin_at(&self, Position { written, sent }: Position, held: &Held, secrets: Secrets) -> OutputWriter {
         if self.limit == 0 {
             return OutputWriter::default();
         }
-        let begun = Waiting { secrets, ..Waiting::default() };
+        let begun = Waiting { secrets, written, taken: written, again: written, sent, ..Waiting::default() };
         self.shared.waiting().insert(held.clone(), begun);
         let begun = Begun { shared: self.shared.clone(), held: held.clone(), limit: self.limit };
         OutputWriter(Some(Arc::new(begun)))
@@ -158,6 +182,19 @@ impl Outputs {
                 continue;
             }
             send_pack(&*link, &runner, &pieces).await;
+            self.note(&pieces);
+        }
+    }
+
+    /// Notes how far output was sent, now that these are.
+    fn note(&self, pieces: &[OutputPiece]) {
+        let Some(positions) = &self.positions else { return };
+        for piece in pieces {
+            let held = Held { id: piece.id.clone(), token: piece.token };
+            let output = self.shared.waiting();
+            let position = output.get(&held).map(|it| Position { written: it.taken, sent: it.sent });
+            drop(output);
+            positions.put(&held, position);
         }
     }
 
@@ -243,6 +280,9 @@ impl OutputWriter {
         let Some(begun) = &self.0 else { return };
         let mut waiting = begun.shared.waiting();
         let Some(output) = waiting.get_mut(&begun.held) else { return };
+        let again = output.again.min(bytes.len() as u64);
+        output.again -= again;
+        let bytes = &bytes[usize::try_from(again).expect("no more than there are")..];
         let allowed = usize::try_from(begun.limit.saturating_sub(output.written)).unwrap_or(usize::MAX);
         let kept = bytes.len().min(allowed).min(WAITING.saturating_sub(output.bytes.len()));
         output.bytes.extend_from_slice(&bytes[..kept]);
@@ -286,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_masked_wherever_the_pieces_are_cut() {
-        let outputs = Outputs::new(1 << 20);
+        let outputs = Outputs::new(1 << 20, None);
         let writer = outputs.begin(&held(), Secrets::new(["hunter2".to_owned(), "hunter2-long".to_owned()]));
         let mut sent = Vec::new();
         for byte in "a hunter2-long b hunter2 c hunt\n".bytes() {
@@ -306,7 +346,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_limit_is_left_out_and_said() {
-        let outputs = Outputs::new(10);
+        let outputs = Outputs::new(10, None);
         let writer = outputs.begin(&held(), Secrets::default());
         writer.write(b"0123456789abc");
         writer.write(b"def");
@@ -315,8 +355,32 @@ mod tests {
     }
 
     #[test]
+    fn another_start_goes_on_where_the_one_before_had_got_to() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let secrets = || Secrets::new(["hunter2".to_owned()]);
+        let begin = || Outputs::new(1 << 20, Some(Positions::of(directory.path())));
+        let first = begin();
+        let writer = first.go_on(&held(), secrets());
+        writer.write(b"a hunter2 b hun");
+        let sent = first.take();
+        first.note(&sent);
+        assert_eq!(text(&sent), "a *** b ");
+
+        let second = begin();
+        let writer_again = second.go_on(&held(), secrets());
+        writer_again.write(b"a hunter2 b ");
+        writer_again.write(b"hunter2 c\n");
+        drop(writer_again);
+        let rest = all(&second);
+        assert_eq!((text(&rest).as_str(), rest[0].from), ("*** c\n", 8));
+        second.note(&rest);
+        assert_eq!(Positions::of(directory.path()).get(&held()), Position::default(), "it is over");
+        drop(writer);
+    }
+
+    #[test]
     fn nothing_is_said_of_work_that_wrote_nothing() {
-        let outputs = Outputs::new(10);
+        let outputs = Outputs::new(10, None);
         drop(outputs.begin(&held(), Secrets::default()));
         assert_eq!(all(&outputs), []);
         assert!(outputs.shared.waiting().is_empty());
@@ -325,7 +389,7 @@ mod tests {
     proptest! {
         #[test]
         fn text_arrives_as_it_was_written(parts in prop::collection::vec("[a-zä€\n]{0,12}", 0..20)) {
-            let outputs = Outputs::new(1 << 20);
+            let outputs = Outputs::new(1 << 20, None);
             let writer = outputs.begin(&held(), Secrets::default());
             let mut sent = Vec::new();
             for part in &parts {

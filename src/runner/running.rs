@@ -11,11 +11,12 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
-use super::backend::{self, Backend, Start, StopSender};
+use super::backend::{self, Backend, OutputWriter, Start, StopSender};
 use super::outbox::Keep;
 use super::output::{Outputs, Secrets};
-use super::session::Input;
+use super::session::{Inherited, Input};
 use crate::model::{AssignmentMessage, AttemptOutcome, End, Held, WorkOrder};
+use crate::wire::work::read_work;
 
 /// Where what becomes of work is said.
 #[derive(Clone)]
@@ -32,6 +33,16 @@ impl Ways {
         let values = |name: &String| [order.env.get(name).cloned(), std::env::var(name).ok()];
         Secrets::new(self.masked.iter().flat_map(values).flatten())
     }
+}
+
+/// What became of what an earlier start began.
+pub(super) struct Inheritance {
+    /// It is gone on with.
+    pub running: Vec<Inherited>,
+    /// Until when that may run without a lease of this start.
+    pub until: Duration,
+    /// How much was ended.
+    pub ended: usize,
 }
 
 /// All work that was started and has not ended.
@@ -57,35 +68,68 @@ impl Running {
     }
 
     pub(super) fn start(&mut self, held: Held, assignment: &AssignmentMessage, order: Arc<WorkOrder>) {
-        let (sender, stops) = backend::stops();
+        if self.backend.outlives() {
+            let _ = self.ways.keep.send(Keep::Begun(assignment.clone()));
+        }
         let secrets = self.ways.secrets(&order);
-        let start = Start {
-            held: held.clone(),
-            kind: assignment.kind,
-            attempt: assignment.attempt,
-            url: self.url.clone(),
-            output: self.ways.outputs.begin(&held, secrets.clone()),
-            order,
-            stops,
-        };
+        let output = self.ways.outputs.begin(&held, secrets.clone());
+        let (start, stop) = self.attempt(assignment, order, output);
         let (backend, ways) = (self.backend.clone(), self.ways.clone());
+        self.watch(held, stop, secrets, async move { run(&*backend, start, &ways).await });
+    }
+
+    /// Has the back end go on with what an earlier start began, as far as it can, and end the rest.
+    pub(super) async fn adopt(&mut self, begun: &[AssignmentMessage]) -> Result<Inheritance, String> {
+        let (mut starts, mut offered) = (Vec::new(), BTreeMap::new());
+        for assignment in begun {
+            let Ok(order) = read_work(&assignment.task).map(Arc::new) else { continue };
+            let secrets = self.ways.secrets(&order);
+            let output = self.ways.outputs.go_on(&assignment.held(), secrets.clone());
+            let (start, stop) = self.attempt(assignment, order.clone(), output);
+            starts.push(start);
+            offered.insert(assignment.held(), (assignment.kind, order, stop, secrets));
+        }
+        let known: Vec<Held> = offered.keys().cloned().collect();
+        self.ways.outputs.keep_positions(&known);
+        let adopted = self.backend.adopt(starts).await?;
+        let mut all = Inheritance { running: Vec::new(), until: adopted.until, ended: adopted.ended };
+        for (held, work) in adopted.work {
+            let Some((kind, order, stop, secrets)) = offered.remove(&held) else { continue };
+            self.watch(held.clone(), stop, secrets, work.end);
+            all.running.push(Inherited { held, kind, order });
+        }
+        Ok(all)
+    }
+
+    fn attempt(
+        &self,
+        assignment: &AssignmentMessage,
+        order: Arc<WorkOrder>,
+        output: OutputWriter,
+    ) -> (Start, StopSender) {
+        let (sender, stops) = backend::stops();
+        let (held, kind, attempt) = (assignment.held(), assignment.kind, assignment.attempt);
+        (Start { held, kind, attempt, url: self.url.clone(), order, stops, output }, sender)
+    }
+
+    /// Waits for the end of `work` and says it.
+    fn watch(
+        &mut self,
+        held: Held,
+        stop: StopSender,
+        secrets: Secrets,
+        work: impl Future<Output = End> + Send + 'static,
+    ) {
+        let (ways, of) = (self.ways.clone(), held.clone());
         let task = tokio::spawn(async move {
-            let held = start.held.clone();
-            let ran = AssertUnwindSafe(run(&*backend, start, &ways)).catch_unwind().await;
-            let mut end = ran.unwrap_or_else(|_| {
-                let message = "its back end broke off; what it did is not known".into();
-                End {
-                    outcome: AttemptOutcome::Failed,
-                    exit_code: None,
-                    message: Some(message),
-                    artifacts: Vec::new(),
-                }
-            });
+            let ended = AssertUnwindSafe(work).catch_unwind().await;
+            let mut end =
+                ended.unwrap_or_else(|_| End::failed("its back end broke off; what it did is not known"));
             end.message = end.message.map(|message| secrets.mask(&message).into());
-            let _ = ways.keep.send(Keep::Gone(held.clone()));
-            let _ = ways.inputs.send(Input::Ended { held, end });
+            let _ = ways.keep.send(Keep::Gone(of.clone()));
+            let _ = ways.inputs.send(Input::Ended { held: of, end });
         });
-        self.work.insert(held, (sender, task.abort_handle()));
+        self.work.insert(held, (stop, task.abort_handle()));
     }
 
     pub(super) fn stop(&self, held: &Held, grace: Duration) {

@@ -4,6 +4,8 @@
 //! renewed has ended by the lease's end, and after that the runner registers before it takes anything. One
 //! assignment is started once; a token that is over stays over; two attempts of a task never run side by side.
 //! What ended is listed as held until the dispatcher has its report, so that finished work is never lost work.
+//! What an earlier start began runs under that start's lease until the dispatcher has answered the registration that
+//! lists it.
 //!
 //! Inputs in, ordered outputs out; `now` is monotonic and counts suspension. Between inputs the driver calls
 //! with [`Input::Tick`] no later than [`Session::next_wake`] says.
@@ -20,13 +22,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    AssignmentMessage, AttemptOutcome, Held, Kind, LastSeen, Registration, Report, Reported, Resources,
+    AssignmentMessage, AttemptOutcome, End, Held, Kind, LastSeen, Registration, Report, Reported, Resources,
     TaskId, WorkOrder,
 };
 
 use spent::Spent;
 use stock::Stock;
-pub use words::{Input, Output, Restored, Safeguards, SessionConfig};
+pub use words::{Inherited, Input, Output, Restored, Safeguards, SessionConfig};
 
 /// With so many reports on their way a runner asks for no more work: each heartbeat lists what they are about.
 const MOST_UNSAID: usize = 40_000;
@@ -39,6 +41,10 @@ pub struct Session {
     out: Vec<Output>,
     // Under which lease, and what is asked of the dispatcher.
     lease: Option<Lease>,
+    /// Until when inherited work may run while there is no lease.
+    inherited_until: Option<Duration>,
+    /// Whether the dispatcher knows this incarnation: before that it would take no report under it.
+    known: bool,
     registering: Option<Registering>,
     /// When to register next, if that is due and nothing is on its way.
     register_at: Option<Duration>,
@@ -120,6 +126,8 @@ enum Stage {
     Waiting(Box<AssignmentMessage>),
     Starting,
     Running,
+    /// Nothing of it runs any more. That is said once the dispatcher knows this incarnation.
+    Ended(Box<End>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,6 +151,8 @@ impl Session {
             now,
             out: Vec::new(),
             lease: None,
+            inherited_until: (!restored.running.is_empty()).then_some(restored.running_until),
+            known: false,
             registering: None,
             register_at: Some(now),
             registrations: 0,
@@ -168,6 +178,7 @@ impl Session {
             session.keep_report(number, &report, false);
             session.out.push(Output::Report { number, report });
         }
+        restored.running.into_iter().for_each(|inherited| session.inherit(inherited));
         session
     }
 
@@ -194,16 +205,20 @@ impl Session {
 
     /// When time alone will next change something.
     pub fn next_wake(&self) -> Option<Duration> {
+        if self.has_left() {
+            return None;
+        }
         let lease = self.lease.as_ref();
-        let leaving = self.leaving.as_ref().filter(|leaving| !leaving.left);
+        let leaving = self.leaving.as_ref();
         [
             lease.map(|lease| self.lapse_at(lease)),
             lease.map(|lease| lease.next_heartbeat),
+            self.inherited_until,
             self.registering.as_ref().map(|registering| registering.sent + self.config.answer_within),
             self.register_at.filter(|_| self.may_register()),
             self.next_waiting_start(),
             leaving.filter(|leaving| !leaving.stopped).map(|leaving| leaving.stop_at),
-            leaving.filter(|_| self.attempts.is_empty()).map(|leaving| leaving.leave_at),
+            leaving.filter(|_| self.nothing_runs()).map(|leaving| leaving.leave_at),
         ]
         .into_iter()
         .flatten()
@@ -223,7 +238,8 @@ impl Session {
     /// Until when its work may run if this session is never asked again: later than it would end it itself, and earlier
     /// than its lease is over.
     pub fn work_until(&self) -> Option<Duration> {
-        self.lease.as_ref().map(|lease| (lease.until + self.lapse_at(lease)) / 2)
+        let lease = self.lease.as_ref().map(|lease| (lease.until + self.lapse_at(lease)) / 2);
+        lease.or(self.inherited_until)
     }
 
     /// Whether it is to ask for work now: not while more is unsaid than the dispatcher can be told at once.

@@ -131,7 +131,8 @@ impl World {
         config.stop_grace = Duration::from_secs(3);
         config.answer_within = self.options.answer_within;
         config.safeguards = safeguards;
-        let restored = Restored { reports: std::mem::take(&mut runner.outbox), last_seen: runner.last_seen };
+        let reports = std::mem::take(&mut runner.outbox);
+        let restored = Restored { reports, last_seen: runner.last_seen, ..Restored::default() };
         runner.session = Some(Session::new(config, restored, runner.clock(now)));
         runner.wakes_at = None;
         runner.sends_at = None;

@@ -77,6 +77,24 @@ fn a_new_incarnation_keeps_what_it_lists_and_the_rest_is_lost_at_once() {
 }
 
 #[test]
+fn a_new_incarnation_keeps_all_it_lists_also_when_that_is_more_than_a_turn_can_write() {
+    let mut world = World::with_runners([runner("r1").cpu(10).memory(100)]);
+    let names: Vec<String> = (0..10).map(|number| format!("t{number}")).collect();
+    world.submit_all(names.iter().map(|name| task(name)));
+    names.iter().for_each(|name| world.start(name));
+    let kept: Vec<Held> = names.iter().map(|name| world.held(name)).collect();
+    world.budget.rows = 4;
+    let registered = world.register(runner("r1").cpu(10).memory(100).incarnation("second").running(&kept));
+    assert_eq!(registered.assignments, kept, "what is not named would be ended");
+    for _ in 0..3 {
+        world.beat("r1", &kept);
+    }
+    world.budget.rows = 10_000;
+    names.iter().for_each(|name| world.succeed(name));
+    assert!(names.iter().all(|name| world.row(name).attempt == 1 && world.where_is(name) == "succeeded"));
+}
+
+#[test]
 fn a_restarted_runners_last_report_is_read_before_its_work_is_lost() {
     let mut world = World::with_runners([runner("r1")]);
     world.submit(task("t"));

@@ -131,9 +131,15 @@ impl Server {
 
     /// On a free port, its data in `dir`, with leases of 3 s.
     pub fn with_short_leases(dir: &Path) -> Self {
+        Self::with_leases(dir, 3)
+    }
+
+    /// The same with leases of so many seconds.
+    pub fn with_leases(dir: &Path, seconds: u32) -> Self {
         let config = dir.join("longshore.toml");
-        let text =
-            "[lease]\nttl = \"3s\"\nheartbeat = \"1s\"\nmargin = \"1s\"\nassignment_deadline = \"2s\"\n";
+        let text = format!(
+            "[lease]\nttl = \"{seconds}s\"\nheartbeat = \"1s\"\nmargin = \"1s\"\nassignment_deadline = \"2s\"\n"
+        );
         std::fs::write(&config, text).expect("the directory can be written");
         Self::start_at(&dir.join("data"), "127.0.0.1:0", &["--config".as_ref(), config.as_os_str()])
     }

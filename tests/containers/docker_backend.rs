@@ -15,14 +15,14 @@ use longshore::runner::backend::{Backend, DockerBackend, Start, StartFailed, Sto
 use longshore::runner::boottime;
 use serde_json::json;
 
-const IMAGE: &str = "longshore-test:1";
+pub(super) const IMAGE: &str = "longshore-test:1";
 
 /// A back end of a runner of its own.
 async fn backend(runner: &str) -> DockerBackend {
     backend_with(runner, |_| ()).await
 }
 
-async fn backend_with(runner: &str, change: impl FnOnce(&mut Settings)) -> DockerBackend {
+pub(super) async fn backend_with(runner: &str, change: impl FnOnce(&mut Settings)) -> DockerBackend {
     let mut settings = Settings::new(Id::parse(runner).expect("a name"));
     settings.timeout_grace = Duration::from_millis(200);
     settings.pull = Pull::Never;
@@ -30,12 +30,12 @@ async fn backend_with(runner: &str, change: impl FnOnce(&mut Settings)) -> Docke
     DockerBackend::new(env!("CARGO_BIN_EXE_longshore"), settings).await.expect("an engine answers")
 }
 
-fn sh(script: &str) -> WorkOrder {
+pub(super) fn sh(script: &str) -> WorkOrder {
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     WorkOrder { image: Some(IMAGE.into()), command, ..WorkOrder::default() }
 }
 
-fn start_of(order: WorkOrder) -> (Start, StopSender) {
+pub(super) fn start_of(order: WorkOrder) -> (Start, StopSender) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let (sender, stops) = stops();
     let token = Token { epoch: 1, turn: 77, index: NEXT.fetch_add(1, Ordering::Relaxed) };
@@ -67,19 +67,19 @@ fn said(end: &End) -> &str {
 }
 
 /// The engine's own list of a runner's containers, running or not.
-fn containers(runner: &str) -> Vec<String> {
+pub(super) fn containers(runner: &str) -> Vec<String> {
     let filter = format!("label=longshore.runner={runner}");
     docker(&["ps", "-a", "-q", "--filter", &filter]).lines().map(str::to_owned).collect()
 }
 
-fn docker(args: &[&str]) -> String {
+pub(super) fn docker(args: &[&str]) -> String {
     let output = Command::new("docker").args(args).output().expect("docker runs");
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).to_owned()
 }
 
 /// Waits for a fact without holding up the back end.
-async fn until(what: &str, mut fact: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut fact: impl FnMut() -> bool) {
     for _ in 0..1_000 {
         if fact() {
             return;
@@ -284,7 +284,7 @@ fn containers_of_a_stopped_runner_end_before_another_runner_has_the_task() {
     assert_eq!(containers("story-stopped"), Vec::<String>::new());
 }
 
-fn running(runner: &str) -> usize {
+pub(super) fn running(runner: &str) -> usize {
     let filter = format!("label=longshore.runner={runner}");
     docker(&["ps", "-q", "--filter", &filter]).lines().count()
 }

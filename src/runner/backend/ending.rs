@@ -49,7 +49,13 @@ pub(super) struct Exit {
 impl Ending {
     /// Of work that begins now.
     pub(super) fn new(limit: Option<Duration>, timeout_grace: Duration) -> Self {
-        Self { limit: limit.map(|limit| (limit, Instant::now() + limit)), timeout_grace, made: None }
+        Self::since(limit, timeout_grace, Duration::ZERO)
+    }
+
+    /// Of work that began so long ago.
+    pub(super) fn since(limit: Option<Duration>, timeout_grace: Duration, ran: Duration) -> Self {
+        let at = |limit: Duration| (limit, Instant::now() + limit.saturating_sub(ran));
+        Self { limit: limit.map(at), timeout_grace, made: None }
     }
 
     /// Takes in that it is to end within `grace`, and says which signal that means now.

@@ -128,8 +128,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Goes on with what an earlier start of this runner began and had not ended by what it knew, and ends everything
     /// else that is left of it. Called once, before anything is started; no other start of this runner is alive.
     ///
-    /// `begun` is what the earlier start kept, one attempt for each task at most; `begun[i].stops` and `output` are
-    /// those of this start, and limits of time count from when the work began. Work that it does not find, cannot tell
+    /// `begun` is what the earlier start kept, one attempt for each task at most; `begun[i].stops` is that of this start.
+    /// `output` takes what the work writes from its very beginning, and passes over what the earlier start has sent;
+    /// limits of time count from when the work began. Work that it does not find, cannot tell
     /// how it ended, or of which it does not know until when it may run, it leaves out: that attempt is lost, and
     /// nothing of it may run. An error ends the runner.
     async fn adopt(&self, begun: Vec<Start>) -> Result<Adopted, String> {

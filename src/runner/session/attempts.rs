@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::misfit::misfit;
 use super::spent::Over;
-use super::{Attempt, Output, Session, Stage, Stopping};
+use super::{Attempt, Inherited, Output, Session, Stage, Stopping};
 use crate::model::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Held, Kind, Reported, StopOrder, TaskId, Token,
 };
@@ -27,7 +27,7 @@ impl Session {
     }
 
     fn on_assignment(&mut self, assignment: AssignmentMessage) {
-        let (held, kind) = (Held { id: assignment.id.clone(), token: assignment.token }, assignment.kind);
+        let (held, kind) = (assignment.held(), assignment.kind);
         // Without a lease nothing is taken and nothing answered: whoever registers is told again.
         if self.lease.is_none() || self.attempts.contains_key(&held) || self.unsaid_ends.contains_key(&held) {
             return;
@@ -91,6 +91,39 @@ impl Session {
         }
     }
 
+    /// Goes on with what an earlier start began.
+    pub(super) fn inherit(&mut self, inherited: Inherited) {
+        let Inherited { held, kind, order } = inherited;
+        self.spent.saw(held.token);
+        self.used.add(&order.resources);
+        self.attempts.insert(held, Attempt { order, kind, stage: Stage::Running, stop: None });
+    }
+
+    /// Says of what was inherited that it runs, which the earlier start may not have got to, or how it ended. Only to a
+    /// dispatcher that knows this incarnation by now.
+    pub(super) fn say_what_was_inherited(&mut self) {
+        let inherited: Vec<Held> = self.attempts.keys().cloned().collect();
+        for held in inherited {
+            let Some(attempt) = self.attempts.get_mut(&held) else { continue };
+            match &mut attempt.stage {
+                Stage::Ended(end) => {
+                    let end = End::clone(end);
+                    self.on_ended(held, end);
+                }
+                Stage::Running if attempt.stop.is_none() => {
+                    let kind = attempt.kind;
+                    self.say(&held, kind, Reported::Start, false);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether nothing that it has runs, or is about to.
+    pub(super) fn nothing_runs(&self) -> bool {
+        self.attempts.values().all(|attempt| matches!(attempt.stage, Stage::Ended(_)))
+    }
+
     pub(super) fn on_started(&mut self, held: Held) {
         if let Some(attempt) = self.attempts.get_mut(&held)
             && matches!(attempt.stage, Stage::Starting)
@@ -102,7 +135,11 @@ impl Session {
     }
 
     pub(super) fn on_ended(&mut self, held: Held, end: End) {
-        let Some(attempt) = self.attempts.get(&held) else { return };
+        let Some(attempt) = self.attempts.get_mut(&held) else { return };
+        if !self.known && attempt.stop != Some(Stopping::Disowned) {
+            attempt.stage = Stage::Ended(Box::new(end));
+            return;
+        }
         let by_us = end.outcome == AttemptOutcome::Cancelled;
         let outcome = match attempt.stop {
             Some(Stopping::Leaving | Stopping::Over | Stopping::Disowned) if by_us => {
@@ -137,6 +174,13 @@ impl Session {
 
     pub(super) fn stop_one(&mut self, held: &Held, why: Stopping, reason: &str) {
         let Some(attempt) = self.attempts.get_mut(held) else { return };
+        if matches!(attempt.stage, Stage::Ended(_)) {
+            if why == Stopping::Disowned {
+                attempt.stop = Some(why);
+                self.let_go(held);
+            }
+            return;
+        }
         if matches!(attempt.stage, Stage::Waiting(_)) {
             attempt.stop = Some(why);
             let kind = attempt.kind;

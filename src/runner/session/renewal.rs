@@ -24,7 +24,8 @@ impl Session {
     }
 
     pub(super) fn lapse_if_due(&mut self) {
-        let due = self.lease.as_ref().is_some_and(|lease| self.now >= self.lapse_at(lease));
+        let lapses = self.lease.as_ref().map(|lease| self.lapse_at(lease)).or(self.inherited_until);
+        let due = lapses.is_some_and(|at| self.now >= at);
         if due && self.config.safeguards.lease_ends_work {
             self.lapse("the lease of its runner ended");
         }
@@ -33,22 +34,25 @@ impl Session {
     /// Gives up the lease: everything ends without grace, and it registers once nothing runs.
     fn lapse(&mut self, reason: &str) {
         self.lease = None;
+        self.inherited_until = None;
         self.beating.clear();
         self.registering = None;
         self.register_at = Some(self.now);
         self.stop_all(Stopping::Over, reason);
     }
 
-    /// Without a lease it registers only when nothing of its work runs and nothing of an earlier start is
-    /// unsaid; with one it may renew its registration at any time.
+    /// Without a lease it registers only when nothing of its work runs but what an earlier start's lease still covers,
+    /// and nothing of that start is unsaid; with one it may renew its registration at any time. One that leaves
+    /// registers only to hand back what it inherited.
     pub(super) fn may_register(&self) -> bool {
         let restored =
             self.restored_through.is_some_and(|through| self.reports.range(..=through).next().is_some());
         match self.lease {
             Some(_) => self.registering.is_none(),
             None => {
-                let quiet = self.attempts.is_empty() && self.leaving.is_none();
-                self.registering.is_none() && !restored && quiet
+                let quiet = self.inherited_until.is_some() || self.nothing_runs();
+                let stays = self.leaving.is_none() || !self.attempts.is_empty();
+                self.registering.is_none() && !restored && quiet && stays
             }
         }
     }
@@ -94,6 +98,8 @@ impl Session {
         let sent = sent.sent;
         self.registering = None;
         self.failures = 0;
+        let first = !std::mem::replace(&mut self.known, true);
+        self.inherited_until = None;
         let other_table = self.last_seen.is_some_and(|seen| seen.table != registered.table);
         self.last_seen = Some(LastSeen { table: registered.table, turn: registered.turn });
         if let Some(seen) = self.last_seen {
@@ -113,6 +119,9 @@ impl Session {
             heartbeat: registered.heartbeat,
             next_heartbeat: sent + registered.heartbeat,
         });
+        if first {
+            self.say_what_was_inherited();
+        }
         self.lapse_if_due();
     }
 
@@ -188,6 +197,7 @@ impl Session {
     }
 
     pub(super) fn go_on_leaving(&mut self) {
+        let quiet = self.nothing_runs();
         let Some(leaving) = self.leaving.as_mut() else { return };
         let done = self.attempts.is_empty() && self.reports.is_empty();
         if !done && self.now >= leaving.stop_at && !leaving.stopped {
@@ -196,7 +206,7 @@ impl Session {
             return;
         }
         // Farewell vouches that nothing runs: work that will not die keeps it here, without a lease.
-        if done || (self.now >= leaving.leave_at && self.attempts.is_empty()) {
+        if done || (self.now >= leaving.leave_at && quiet) {
             leaving.left = true;
             let back = self.unsaid_ends.iter().filter(|(_, end)| end.handback);
             let handback = back.map(|(held, _)| held.id.clone()).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{
-    ArtifactId, AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, IntentId,
+    ArtifactId, AssignmentMessage, ClassId, Delivery, End, Heartbeat, HeartbeatAnswer, Held, IntentId, Kind,
     LastSeen, Leave, Offer, Registered, Registration, Report, RunnerId, WorkOrder,
 };
 
@@ -77,12 +77,24 @@ impl SessionConfig {
     }
 }
 
-/// What an earlier start of this runner left in its outbox.
+/// What an earlier start of this runner left.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Restored {
     /// Reports nobody has taken yet, by number.
     pub reports: Vec<(u64, Report)>,
     pub last_seen: Option<LastSeen>,
+    /// What it began and this start goes on with; one attempt for each task at most.
+    pub running: Vec<Inherited>,
+    /// Until when that may run without a lease of this start.
+    pub running_until: Duration,
+}
+
+/// An attempt that an earlier start of this runner began and this one goes on with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inherited {
+    pub held: Held,
+    pub kind: Kind,
+    pub order: Arc<WorkOrder>,
 }
 
 /// Something that happened.

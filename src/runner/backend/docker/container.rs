@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use bollard::models::{ContainerCreateBody, ContainerState, HostConfig};
+use uuid::Uuid;
 
 use super::super::ending::{Exit, signal_text};
 use super::super::{Start, StartFailed};
@@ -16,23 +17,29 @@ use crate::model::{Resources, resources::amount_text};
 
 /// The label with the runner's id.
 pub(super) const RUNNER: &str = "longshore.runner";
-/// The label with the id of one start of the runner.
+/// The label with the id of one start of the runner, and of those that went on with what it began.
 pub(super) const BEGUN: &str = "longshore.start";
+pub(super) const TASK: &str = "longshore.task";
+pub(super) const TOKEN: &str = "longshore.token";
 
 /// The name of the container of an attempt.
 pub(super) fn name(settings: &Settings, start: &Start) -> String {
     format!("longshore-{}-{}", settings.runner, start.held.token)
 }
 
-/// What the engine is to make of an attempt.
-pub(super) fn body(settings: &Settings, start: &Start) -> Result<ContainerCreateBody, StartFailed> {
+/// What the engine is to make of an attempt, under this mark.
+pub(super) fn body(
+    settings: &Settings,
+    begun: Uuid,
+    start: &Start,
+) -> Result<ContainerCreateBody, StartFailed> {
     let order = &start.order;
     let texts = [
         (RUNNER, settings.runner.to_string()),
-        (BEGUN, settings.begun.to_string()),
-        ("longshore.task", start.held.id.to_string()),
+        (BEGUN, begun.to_string()),
+        (TASK, start.held.id.to_string()),
         ("longshore.attempt", start.attempt.to_string()),
-        ("longshore.token", start.held.token.to_string()),
+        (TOKEN, start.held.token.to_string()),
     ];
     let labels: HashMap<String, String> =
         texts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

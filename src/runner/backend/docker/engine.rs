@@ -106,20 +106,27 @@ impl Engine {
             let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
             // An end with another code than 0 is told as an error, like a connection that broke.
             let _ = self.docker.wait_container(name, Some(options)).next().await;
-            match self.docker.inspect_container(name, None).await {
-                Ok(found) => {
-                    let state = found.state.unwrap_or_default();
-                    if state.running != Some(true) && state.restarting != Some(true) {
-                        return Some(state);
-                    }
+            match self.state(name).await {
+                Ok(Some(state)) if state.running != Some(true) && state.restarting != Some(true) => {
+                    return Some(state);
                 }
-                Err(why) if status(&why) == Some(404) => return None,
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
                 Err(why) if !std::mem::replace(&mut silent, true) => {
-                    tracing::warn!(container = name, why = %said(&why), "the container engine does not answer; it is asked again");
+                    tracing::warn!(container = name, %why, "the container engine does not answer; it is asked again");
                 }
                 Err(_) => {}
             }
             sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// How a container is now; nothing if it is not there.
+    pub async fn state(&self, name: &str) -> Result<Option<ContainerState>, String> {
+        match self.docker.inspect_container(name, None).await {
+            Ok(found) => Ok(Some(found.state.unwrap_or_default())),
+            Err(why) if status(&why) == Some(404) => Ok(None),
+            Err(why) => Err(said(&why)),
         }
     }
 

@@ -1,31 +1,40 @@
 //! Runs a task as a container, with Docker or with Podman by its Docker-compatible socket.
 //!
-//! Law: every container carries the id of the runner and of this start of it. What an earlier start left is removed
-//! before anything begins; what this start has is ended by the guard when the runner is stopped past its lease, and
-//! ended and removed when the runner is gone. A container is removed after its end, and only then is the end told.
+//! Law: every container carries the id of the runner and of this start of it. The guard ends what runs past its time,
+//! whether the runner is stopped or was killed; a start that comes before that goes on with it, under the same mark.
+//! What else an earlier start left is removed before anything begins, and what a runner that ends in order leaves goes
+//! with it. A container is removed after its end, and only then is the end told.
 
 mod container;
 mod engine;
 mod left;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::ending::Ending;
-use super::guard::Guard;
+use super::guard::{Guard, Guarded};
 use super::output::Tail;
-use super::{Backend, Start, StartFailed, Stops, Work};
-use crate::model::{AttemptOutcome, End, Resources, RunnerId};
+use super::{Adopted, Backend, Start, StartFailed, Stops, Work};
+use crate::model::{AttemptOutcome, End, Held, Resources, RunnerId};
+use crate::runner::boottime;
+use container::BEGUN;
 pub use engine::USUAL_SOCKET;
 use engine::{Engine, Refusal};
 pub use left::Containers;
+use left::Found;
 
+/// How often, and after which pause, it is looked for what a killed runner's last requests may still bring.
+const LOOKS: u32 = 100;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long output is still read after a container has ended.
 const READ_ON: Duration = Duration::from_secs(1);
 
@@ -55,6 +64,9 @@ pub struct Settings {
     pub timeout_grace: Duration,
     /// Tells this start of the runner from all others.
     pub begun: Uuid,
+    /// The runner's own directory, the same at each start: with it a start goes on with what one that was killed had
+    /// begun. Without it, containers end with their runner.
+    pub home: Option<PathBuf>,
 }
 
 impl Settings {
@@ -68,6 +80,7 @@ impl Settings {
             network: None,
             timeout_grace: Duration::from_secs(10),
             begun: Uuid::now_v7(),
+            home: None,
         }
     }
 }
@@ -77,7 +90,9 @@ impl Settings {
 pub struct DockerBackend {
     engine: Engine,
     guard: Guard,
-    settings: std::sync::Arc<Settings>,
+    settings: Arc<Settings>,
+    /// The mark of the start whose containers are gone on with.
+    taken_over: Arc<OnceLock<Uuid>>,
 }
 
 impl DockerBackend {
@@ -89,15 +104,72 @@ impl DockerBackend {
             let real = mount.canonicalize();
             *mount = real.map_err(|why| format!("--mount {}: {why}", mount.display()))?;
         }
+        if let Some(home) = &settings.home {
+            let made = std::fs::create_dir_all(home);
+            made.map_err(|why| {
+                format!("make {}: {why}; give a directory this user may write", home.display())
+            })?;
+        }
         let (program, arguments) = (program.as_ref().to_owned(), Containers::of(&settings).arguments());
         let guard = tokio::task::spawn_blocking(move || Guard::start(&program, &arguments)).await;
         let guard = guard.expect("starting a guard does not panic").map_err(|why| why.to_string())?;
-        Ok(Self { engine, guard, settings: settings.into() })
+        Ok(Self { engine, guard, settings: settings.into(), taken_over: Arc::default() })
     }
 
     /// The guard of its containers.
     pub fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    /// What its containers are known by.
+    fn mark(&self) -> Uuid {
+        *self.taken_over.get().unwrap_or(&self.settings.begun)
+    }
+
+    /// What an earlier start began and its guard still held. What is made from here on is guarded with it.
+    async fn take_over(&self) -> Result<Option<Guarded>, String> {
+        if self.settings.home.is_none() {
+            return Ok(None);
+        }
+        let guard = self.guard.clone();
+        let taken = tokio::task::spawn_blocking(move || guard.take_over()).await;
+        let taken = taken.expect("taking over does not panic");
+        // What the guard has taken over unheard would not be known by the same mark.
+        let taken = taken.map_err(|why| format!("its guard does not say what it took over: {why}"))?;
+        if let Some(Guarded { begun, .. }) = taken {
+            self.taken_over.get_or_init(|| begun);
+        }
+        Ok(taken)
+    }
+
+    fn watch(&self, container: Container, start: Start, ending: Ending) -> Work {
+        let watch = Watch {
+            output: self.engine.output(&container.name),
+            container,
+            guard: self.guard.clone(),
+            tail: Tail::of(start.output),
+            stops: start.stops,
+            ending,
+            resources: start.order.resources.clone(),
+        };
+        Work { group: None, end: Box::pin(watch.until_end()) }
+    }
+
+    /// Removes what the engine may still make of what it was asked for when its runner was killed. No token is started
+    /// twice, so none of these names is used again.
+    fn remove_late(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            for _ in 0..LOOKS {
+                for name in &names {
+                    engine.remove(name).await;
+                }
+                sleep(LOOK_AGAIN).await;
+            }
+        });
     }
 
     async fn bring(&self, image: &str) -> Result<(), StartFailed> {
@@ -123,7 +195,7 @@ impl DockerBackend {
             let reason = "spec.image is empty; this runner runs containers and needs an image";
             return Err(StartFailed::anywhere(reason));
         };
-        let body = container::body(&self.settings, start)?;
+        let body = container::body(&self.settings, self.mark(), start)?;
         self.bring(image).await?;
         let container = Container { engine: self.engine.clone(), name: name.to_owned(), removed: false };
         match self.engine.run(name, body).await {
@@ -153,20 +225,36 @@ impl Backend for DockerBackend {
                 End { outcome: AttemptOutcome::Cancelled, exit_code: None, message, artifacts: Vec::new() };
             return Ok(Work { group: None, end: Box::pin(std::future::ready(end)) });
         };
-        let watch = Watch {
-            output: self.engine.output(&name),
-            container,
-            guard: self.guard.clone(),
-            tail: Tail::of(start.output.clone()),
-            stops,
-            ending,
-            resources: start.order.resources.clone(),
-        };
-        Ok(Work { group: None, end: Box::pin(watch.until_end()) })
+        Ok(self.watch(container, start, ending))
     }
 
     async fn clean_up(&self) -> Result<usize, String> {
-        left::remove_earlier(&self.engine, &self.settings).await
+        let mine = self.mark().to_string();
+        left::remove_others(&self.engine, &self.settings, |_, labels| labels.get(BEGUN) == Some(&mine)).await
+    }
+
+    fn outlives(&self) -> bool {
+        self.settings.home.is_some()
+    }
+
+    async fn adopt(&self, begun: Vec<Start>) -> Result<Adopted, String> {
+        let taken = self.take_over().await?;
+        let until = taken.map(|guarded| guarded.until).unwrap_or_default();
+        let may_run = until > boottime();
+        let named = |start: &Start| (start.held.clone(), container::name(&self.settings, start));
+        let mut names: BTreeMap<Held, String> = begun.iter().map(named).collect();
+        let begun = if may_run { begun } else { Vec::new() };
+        let found = left::find(&self.engine, &self.settings, self.mark(), begun).await?;
+        let kept: BTreeSet<&str> = found.iter().map(|(_, found)| found.name.as_str()).collect();
+        let ended = left::remove_others(&self.engine, &self.settings, |name, _| kept.contains(name)).await?;
+        found.iter().for_each(|(start, _)| _ = names.remove(&start.held));
+        self.remove_late(names.into_values().collect());
+        let work = found.into_iter().map(|(start, Found { name, ran })| {
+            let ending = Ending::since(start.order.timeout, self.settings.timeout_grace, ran);
+            let container = Container { engine: self.engine.clone(), name, removed: false };
+            (start.held.clone(), self.watch(container, start, ending))
+        });
+        Ok(Adopted { until, work: work.collect(), ended })
     }
 
     fn hold_until(&self, until: Duration) {
