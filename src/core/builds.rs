@@ -85,6 +85,11 @@ fn keeps_room(
     }
 }
 
+/// Whether one job of `shape` could run beside `build` on `host` once all jobs have ended.
+pub(super) fn has_room_beside(state: &State, shape: &Shape, build: &Shape, host: &Seat) -> bool {
+    has_room(state, host, shape, Some(Start { build, host: &host.runner.id }))
+}
+
 /// Whether one job of `shape` could run on another runner than `host` once all jobs have ended.
 pub(super) fn has_room_elsewhere(state: &State, shape: &Shape, host: &Seat) -> bool {
     state.fleet().seats().any(|seat| seat.runner.id != host.runner.id && has_room(state, seat, shape, None))

@@ -70,7 +70,7 @@ pub fn why(state: &State, id: &str) -> Option<Why> {
         None if !has_turn => {}
         None => reasons.extend(fleet_reason(verdict, &runners)),
     }
-    reasons.extend(intent::reasons(state, &task.shape));
+    reasons.extend(intent::reasons(state, task));
     let waits = waits_until(state, task).is_some() || waiting_step(state, task).is_some();
     let position = (has_turn && !waits).then(|| {
         let (key, rank) = state.place_of(task);

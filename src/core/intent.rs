@@ -11,36 +11,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::backlog::{LineKey, Rank};
-use super::builds::{self, Witnesses};
+use super::backlog::Rank;
 use super::demand::Packing;
 use super::draft::Draft;
 use super::fit;
-use super::fleet::Seat;
 use super::input::Commanded;
+use super::shortage::{self, Demand};
 use super::state::State;
 use super::watch::Looked;
 use super::wishes;
 use crate::model::{
-    Closed, DeclaredClass, Fact, Id, Intent, IntentChange, IntentId, IntentState, Key, Kind, Registration,
-    Row, Shape, TaskId, Time, time,
+    Closed, DeclaredClass, Fact, Id, Intent, IntentChange, IntentId, IntentState, Key, Registration, Row,
+    Shape, Task, Time, time,
 };
 
 /// What waits is looked through at most this often.
 const PACE: std::time::Duration = std::time::Duration::from_secs(1);
-/// How many tasks an intent names.
-const NAMED: usize = 5;
-
-/// Tasks of one shape that wait for want of a runner.
-struct Demand {
-    tasks: u64,
-    named: Vec<TaskId>,
-    /// The place of the first; nothing is what goes before all others.
-    first: Option<Rank>,
-    /// It is there for running or waiting builds, whose jobs would have no room.
-    for_jobs: bool,
-}
-
 /// A declared class while runners of it are counted.
 struct Offered<'a> {
     class: &'a DeclaredClass,
@@ -63,13 +49,13 @@ pub(super) fn ask(draft: &mut Draft, woken: bool) {
         return;
     }
     draft.state.watch.demand = Looked { looked: Some(draft.now), changed: false };
-    let mut demands = demands(draft.state);
-    let mut asked = count(draft.state, &mut demands);
+    let mut demands = shortage::demands(draft.state);
+    let mut asked = count(draft.state, &demands);
     for wish in wishes::all(draft.state) {
         let runners = asked.entry((wish.class, wish.shape.clone())).or_default();
         *runners = wish.runners.max(*runners);
         let (tasks, named) = (wish.tasks, wish.named);
-        demands.entry(wish.shape).or_insert(Demand { tasks, named, ..Demand::none() });
+        demands.entry(wish.shape).or_insert_with(|| Demand::of(tasks, named));
     }
     write(draft, &demands, &asked);
 }
@@ -82,93 +68,8 @@ impl State {
     }
 }
 
-/// What waits for want of a runner, by shape.
-fn demands(state: &State) -> BTreeMap<Arc<Shape>, Demand> {
-    let mut demands: BTreeMap<Arc<Shape>, Demand> = BTreeMap::new();
-    let stranded = builds::stranded_shape(state);
-    let builds_run = state.job_shapes().next().is_some();
-    // A group that may be bound to no other runner waits for its own.
-    let may_have_another = |key: &LineKey| {
-        let group = key.shape.group.as_ref().and_then(|group| state.groups().get(group));
-        group.is_none_or(|group| group.closed_to().is_none())
-    };
-    let open = |key: &LineKey| state.is_open(key) && may_have_another(key) && !state.is_pulled(&key.shape);
-    for (key, line) in state.backlog().lines().filter(|(key, _)| open(key)) {
-        let of_builds = key.shape.kind == Kind::Build;
-        if of_builds && stranded.is_some() {
-            continue;
-        }
-        let first = *line.first().expect("a line is not empty");
-        if let Some(seat) = ready_with_room(state, key) {
-            // What blocks a build while none runs is that its own jobs would have no room: no end brings that.
-            let missing = (of_builds && !builds_run)
-                .then(|| builds::blocked_by(state, &mut Witnesses::default(), &key.shape, &key.jobs, seat));
-            // Where it has room beside the build's runner, its group is in the way, and one more would not help.
-            let missing = missing.flatten().filter(|job| !builds::has_room_elsewhere(state, job, seat));
-            if let Some(job) = missing {
-                let build = state.waiting(key, first).map(|task| task.id.clone());
-                // Where no class takes such a job, another runner for the build itself leaves it its room.
-                let shape = if fits_a_class(state, &job) { job } else { key.shape.clone() };
-                need(&mut demands, shape, build, first);
-            }
-            continue;
-        }
-        let demand = demands.entry(key.shape.clone()).or_insert_with(|| Demand::new(first));
-        demand.tasks += line.len() as u64;
-        demand.first = demand.first.min(Some(first));
-        let names = line.iter().filter_map(|rank| Some(state.waiting(key, *rank)?.id.clone()));
-        let room = NAMED - demand.named.len();
-        demand.named.extend(names.take(room));
-    }
-    if let Some(shape) = stranded {
-        let demand = demands.entry(shape).or_insert_with(|| Demand { first: None, ..Demand::none() });
-        (demand.tasks, demand.first, demand.for_jobs) = (demand.tasks.max(1), None, true);
-    }
-    demands
-}
-
-fn fits_a_class(state: &State, shape: &Shape) -> bool {
-    state.settings.classes.iter().any(|class| fit::never(shape, &class.offer).is_none())
-}
-
-/// A runner for one task of `shape`, the build or a job of it, so that `build` can start.
-fn need(demands: &mut BTreeMap<Arc<Shape>, Demand>, shape: Arc<Shape>, build: Option<TaskId>, first: Rank) {
-    let for_jobs = shape.kind == Kind::Job;
-    let demand = demands.entry(shape).or_insert_with(|| Demand::new(first));
-    demand.tasks = demand.tasks.max(1);
-    demand.for_jobs |= for_jobs;
-    if demand.named.is_empty() {
-        demand.named.extend(build);
-    }
-}
-
-impl Demand {
-    fn new(first: Rank) -> Self {
-        Self { first: Some(first), ..Self::none() }
-    }
-
-    fn none() -> Self {
-        Self { tasks: 0, named: Vec::new(), first: None, for_jobs: false }
-    }
-
-    fn reason(&self, shape: &Shape) -> String {
-        match self.for_jobs {
-            true => format!("no runner has room for a job of a build: a {shape}"),
-            false => format!("no runner has room: a {shape}"),
-        }
-    }
-}
-
-/// A runner that has room for a task of the line now; what keeps it waiting then is no want of runners.
-fn ready_with_room<'a>(state: &'a State, key: &LineKey) -> Option<&'a Seat> {
-    let (fleet, strategy) = (state.fleet(), state.settings.strategy);
-    let profiles = fleet.profiles_for(&key.shape);
-    let among = |draining| fleet.best(&key.shape, &profiles, draining, strategy, |_| true);
-    among(false).or_else(|| if key.of_running_build { among(true) } else { None })
-}
-
 /// New runners to ask for, by class and shape.
-fn count(state: &State, demands: &mut BTreeMap<Arc<Shape>, Demand>) -> BTreeMap<(Id, Arc<Shape>), u64> {
+fn count(state: &State, demands: &BTreeMap<Arc<Shape>, Demand>) -> BTreeMap<(Id, Arc<Shape>), u64> {
     let mut order: Vec<(Option<Rank>, Arc<Shape>)> =
         demands.iter().map(|(shape, demand)| (demand.first, shape.clone())).collect();
     order.sort();
@@ -177,7 +78,7 @@ fn count(state: &State, demands: &mut BTreeMap<Arc<Shape>, Demand>) -> BTreeMap<
     let mut offered: Vec<Offered<'_>> =
         cheapest_first(state).into_iter().map(|class| offer(state, class)).collect();
     for each in &mut offered {
-        for (shape, tasks) in &mut waiting {
+        for (shape, tasks) in waiting.iter_mut().filter(|(shape, _)| demands[shape].fits(&each.class.offer)) {
             *tasks -= each.packing.fill(shape, *tasks);
         }
     }
@@ -187,7 +88,9 @@ fn count(state: &State, demands: &mut BTreeMap<Arc<Shape>, Demand>) -> BTreeMap<
             for (shape, tasks) in waiting.iter_mut().filter(|(_, tasks)| *tasks > 0) {
                 let closed =
                     state.intents().of(&each.class.id, shape).and_then(|intent| intent.closed.as_ref());
-                if closed.is_some_and(|closed| closed.declined || !again) {
+                if closed.is_some_and(|closed| closed.declined || !again)
+                    || !demands[shape].fits(&each.class.offer)
+                {
                     continue;
                 }
                 let packed = each.packing.take(shape, *tasks);
@@ -436,9 +339,11 @@ pub(super) fn contradiction(state: &State, new: &Registration) -> Option<String>
     ))
 }
 
-/// What is asked for tasks of a shape, in sentences.
-pub fn reasons(state: &State, shape: &Shape) -> Vec<String> {
-    let of_shape = state.intents().iter().filter(|intent| *intent.shape == *shape);
+/// What is asked for a task, or for others of its shape, in sentences.
+pub fn reasons(state: &State, task: &Task) -> Vec<String> {
+    let shape = &*task.shape;
+    let behind = |intent: &&Arc<Intent>| *intent.shape == *shape || intent.tasks.contains(&task.id);
+    let behind_it = state.intents().iter().filter(behind);
     let say = |intent: &Arc<Intent>| {
         let (class, made) = (&intent.class, intent.made);
         let runners =
@@ -469,5 +374,5 @@ pub fn reasons(state: &State, shape: &Shape) -> Vec<String> {
             format!("class {} may have no more: of at most {max} runners all are here or starting", class.id)
         }
     };
-    of_shape.map(say).chain(full.map(say_full)).collect()
+    behind_it.map(say).chain(full.map(say_full)).collect()
 }

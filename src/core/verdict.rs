@@ -11,6 +11,7 @@ use super::backlog::LineKey;
 use super::draft::Draft;
 use super::fit::{self, Misfit, Usage};
 use super::state::State;
+use super::together;
 use crate::model::{ClassId, IfUnplaceable, Offer, Outcome, Shape, Task, Time};
 
 /// Whether and when a task can be placed.
@@ -81,13 +82,8 @@ pub fn never_fits(state: &State, shape: &Shape, jobs: &[Arc<Shape>]) -> Option<V
 fn jobs_missing(state: &State, build: &Shape, jobs: &[Arc<Shape>], host: &Arc<Offer>) -> Option<Arc<Shape>> {
     let mut beside = Usage::default();
     beside.add(build);
-    // A group of one runner keeps its jobs where the build is.
-    let bound_to_host = |job: &Shape| {
-        let group = job.group.as_ref().filter(|_| job.group == build.group);
-        group.and_then(|group| state.groups().get(group)).is_some_and(|group| !group.admits_several())
-    };
     let elsewhere = |job: &Shape| {
-        if bound_to_host(job) {
+        if together::keeps(state, build, job) {
             return false;
         }
         let several_hosts = state.fleet().seats().filter(|seat| seat.runner.offer == *host).nth(1).is_some();

@@ -136,19 +136,6 @@ pub struct Forest {
 }
 
 impl Forest {
-    /// Whether a group of one runner keeps a build and a job of it together where only a runner of the class might have
-    /// room for both: nobody asks for one with so much room, and the build waits until one comes.
-    pub fn waits_for_room_for_two(&self) -> bool {
-        let most = self.fleet.first().map_or(0, |machine| machine.cpu);
-        let together = |tree: &Tree| {
-            let jobs = tree.shapes.iter().filter(|job| job.group == Some(0));
-            tree.build.group == Some(0) && jobs.into_iter().any(|job| tree.build.cpu + job.cpu > most)
-        };
-        self.class.is_some() && self.trees.iter().any(together)
-    }
-}
-
-impl Forest {
     /// The jobs that stand alone: some of them in order.
     pub fn jobs_alone(&self) -> impl Iterator<Item = TaskBuilder> {
         self.alone.iter().enumerate().map(|(place, wish)| {

@@ -400,6 +400,35 @@ fn a_build_whose_group_keeps_its_jobs_beside_it_asks_for_no_runner_where_they_co
 }
 
 #[test]
+fn a_build_whose_group_keeps_its_jobs_beside_it_asks_for_a_runner_with_room_for_both() {
+    let one = Terms { max_runners: Some(1), ordered: false, stop_on_failure: false };
+    let (small, single) = (runner("any").cpu(4), runner("any").opaque(1));
+    let classes = vec![
+        class("single", single, 1.0, 10),
+        class("small", small, 2.0, 10),
+        class("large", runner("any").cpu(6), 3.0, 10),
+    ];
+    let mut world = World::with(Settings { classes, ..Settings::default() }, [runner("r").cpu(3)]);
+    let grouped = |task: TaskBuilder| task.group("g", one);
+    let jobs = [grouped(task("x")).cpu(1).shape(), grouped(task("y")).cpu(3).shape()];
+    world.submit(grouped(build("b")).cpu(3).jobs(jobs));
+    world.pass_alive(secs(2), &[]);
+    let intent = world.only_intent();
+    assert_eq!((intent.class.as_str(), intent.asked, &*intent.tasks), ("large", 1, &[id("b")][..]));
+    assert_eq!(intent.shape.resources.cpu, 6_000, "the build, and the larger of its jobs");
+    assert!(intent.reason.contains("its group keeps beside it"), "{}", intent.reason);
+    let why = world.why("b").reasons;
+    assert!(why.iter().any(|reason| reason.contains("asks for 1 runner of class large")), "{why:?}");
+    world.ack(&intent, None);
+    world.pass_alive(secs(2), &[]);
+    assert_eq!(world.asked(), [("large".to_owned(), 0, 1)], "what is starting is not asked for twice");
+    world.register(started_for("l1", &intent).cpu(6));
+    assert_eq!(world.where_is("b"), "l1");
+    world.pass_alive(secs(2), &[]);
+    assert_eq!(world.asked(), []);
+}
+
+#[test]
 fn a_stranded_job_of_a_running_build_asks_for_a_runner_and_waiting_builds_do_not() {
     let settings = Settings { classes: vec![small(10)], ..Settings::default() };
     let mut world = World::with(settings, [of_class("s1", "small"), of_class("s2", "small")]);

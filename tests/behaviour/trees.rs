@@ -379,7 +379,6 @@ proptest! {
 
     #[test]
     fn once_the_fleet_is_whole_again_every_forest_drains(forest in forest(), steps in steps()) {
-        prop_assume!(!forest.waits_for_room_for_two());
         let drained = grown(forest, &steps, |_| ()).drain();
         prop_assert_eq!(drained, Ok(()));
     }
