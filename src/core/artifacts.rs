@@ -1,27 +1,47 @@
 //! Artifacts: which runner holds which, and which of them pending tasks want.
 //!
-//! Law: derived from the rows alone, through `State::put`. Each artifact has one entry with its holders, so news of
-//! one costs as much as it has holders. For each runner there is a list of the wanted artifacts it holds, by the
-//! place of the first task that wants one. A listed place may be too early, never too late: what leaves a list's
-//! top is looked up again by whoever reads it, so tasks that come and go touch no lists.
+//! Law: derived from the rows alone, through `State::put`. Each artifact has one entry with its holders and with the
+//! tasks that seek it, so news of one costs as much as it has holders. For each runner there is a list of the wanted
+//! artifacts it holds, by the place of the first task that wants one. A listed place may be too early, never too late:
+//! what leaves a list's top is looked up again by whoever reads it, so tasks that come and go touch no lists.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use rustc_hash::FxHashMap;
 
-use super::backlog::Place;
+use super::backlog::{Place, Rank, Tier};
+use super::numbered::{Number, Numbered};
 use crate::model::{ArtifactId, Holding, RunnerId};
 
-/// The number of an entry while it is in use.
-pub(super) type Number = u32;
+/// A pending task that wants an artifact: on which line of the ladder, how near its holders are, and its rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seeker {
+    pub tier: Tier,
+    pub line: Number,
+    pub rank: Rank,
+}
 
-#[derive(Debug, Clone)]
+/// Tasks of one line that want the same artifact in the same way: they fit on the same of its holders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Group {
+    pub artifact: Number,
+    pub tier: Tier,
+    pub line: Number,
+}
+
+/// A runner that holds an artifact, and since which place in the order of news.
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    runner: Number,
+    since: u64,
+}
+
+#[derive(Debug, Clone, Default)]
 struct Entry {
-    name: ArtifactId,
-    /// Who holds it, in the order of their ids, and each holding's place in the order of news.
-    holders: Vec<(RunnerId, u64)>,
-    /// How many pending tasks want it.
-    wanted: u32,
+    /// Who holds it, in the order of their numbers.
+    holders: Vec<Holder>,
+    seekers: BTreeSet<Seeker>,
 }
 
 /// What is known of one runner.
@@ -35,73 +55,101 @@ struct OnRunner {
 /// All artifacts that somebody holds or wants.
 #[derive(Debug, Clone, Default)]
 pub struct ArtifactIndex {
-    numbers: FxHashMap<ArtifactId, Number>,
-    entries: Vec<Option<Entry>>,
-    free: Vec<Number>,
-    runners: FxHashMap<RunnerId, OnRunner>,
+    entries: Numbered<ArtifactId, Entry>,
+    runners: Numbered<RunnerId, OnRunner>,
+    /// Where each of these runners sits in the fleet; nothing of one that has no row.
+    seats: Vec<Option<Number>>,
 }
 
 impl ArtifactIndex {
-    /// Puts a holding in place of an earlier one of the same runner and artifact.
-    pub(super) fn hold(&mut self, holding: &Holding) -> Number {
-        let number = self.number(&holding.artifact);
-        let holders = &mut self.entry_mut(number).holders;
-        let sequence = holding.sequence;
-        let before = match holders.binary_search_by(|(runner, _)| runner.cmp(&holding.runner)) {
-            Ok(place) => Some(std::mem::replace(&mut holders[place].1, sequence)),
+    /// Puts a holding in place of an earlier one of the same runner and artifact. `seat` is where the runner sits.
+    pub(super) fn hold(&mut self, holding: &Holding, seat: Option<Number>) -> Number {
+        let number = self.entries.number(&holding.artifact, Entry::default);
+        let runner = self.runners.number(&holding.runner, OnRunner::default);
+        self.sits(runner, seat);
+        let since = holding.sequence;
+        let holders = &mut self.entries.get_mut(number).holders;
+        let before = match holders.binary_search_by_key(&runner, |holder| holder.runner) {
+            Ok(place) => Some(std::mem::replace(&mut holders[place].since, since)),
             Err(place) => {
-                holders.insert(place, (holding.runner.clone(), sequence));
+                holders.insert(place, Holder { runner, since });
                 None
             }
         };
-        let runner = self.runners.entry(holding.runner.clone()).or_default();
+        let by_age = &mut self.runners.get_mut(runner).by_age;
         if let Some(before) = before {
-            runner.by_age.remove(&(before, number));
+            by_age.remove(&(before, number));
         }
-        runner.by_age.insert((sequence, number));
+        by_age.insert((since, number));
         number
     }
 
-    /// Takes a holding out. Says the artifact's number while it has one.
+    /// Takes a holding out.
     pub(super) fn release(&mut self, runner: &RunnerId, artifact: &ArtifactId) {
-        let Some(number) = self.numbers.get(artifact).copied() else { return };
-        let holders = &mut self.entry_mut(number).holders;
-        let Ok(place) = holders.binary_search_by(|(holder, _)| holder.cmp(runner)) else { return };
-        let (_, sequence) = holders.remove(place);
-        if let Some(on_runner) = self.runners.get_mut(runner) {
-            on_runner.by_age.remove(&(sequence, number));
-            on_runner.unlist(number);
-            if on_runner.by_age.is_empty() {
-                self.runners.remove(runner);
-            }
+        let found = self.entries.find(artifact).zip(self.runners.find(runner));
+        let Some((number, runner)) = found else { return };
+        let holders = &mut self.entries.get_mut(number).holders;
+        let place = holders.binary_search_by_key(&runner, |holder| holder.runner);
+        let Ok(place) = place else { return };
+        let Holder { since, .. } = holders.remove(place);
+        let on_runner = self.runners.get_mut(runner);
+        on_runner.by_age.remove(&(since, number));
+        on_runner.unlist(number);
+        if on_runner.by_age.is_empty() {
+            self.runners.remove(runner);
         }
         self.drop_if_unused(number);
     }
 
-    /// Counts one more task that wants the artifact, the first of them at `place`.
-    pub(super) fn want(&mut self, artifact: &ArtifactId, place: Place) -> Number {
-        let number = self.number(artifact);
-        let entry = self.entries[number as usize].as_mut().expect("a number names an entry");
-        entry.wanted += 1;
-        for (runner, _) in &entry.holders {
-            let on_runner = self.runners.get_mut(runner).expect("a holder holds something");
+    /// Notes where a runner sits now.
+    pub(super) fn seat(&mut self, runner: &RunnerId, seat: Option<Number>) {
+        if let Some(runner) = self.runners.find(runner) {
+            self.sits(runner, seat);
+        }
+    }
+
+    fn sits(&mut self, runner: Number, seat: Option<Number>) {
+        let runner = runner as usize;
+        if self.seats.len() <= runner {
+            self.seats.resize(runner + 1, None);
+        }
+        self.seats[runner] = seat;
+    }
+
+    /// Takes in that a task seeks the artifact. Nothing if it does already.
+    pub(super) fn seek(&mut self, artifact: &ArtifactId, seeker: Seeker) -> Option<Number> {
+        let number = self.entries.number(artifact, Entry::default);
+        let entry = self.entries.get_mut(number);
+        if !entry.seekers.insert(seeker) {
+            return None;
+        }
+        let place = seeker.rank.at(seeker.tier);
+        for holder in &entry.holders {
+            let on_runner = self.runners.get_mut(holder.runner);
             if on_runner.places.get(&number).is_none_or(|listed| place < *listed) {
                 on_runner.list(number, place);
             }
         }
-        number
+        Some(number)
     }
 
-    /// Counts one task less that wants the artifact.
-    pub(super) fn unwant(&mut self, artifact: &ArtifactId) {
-        let Some(number) = self.numbers.get(artifact).copied() else { return };
-        self.entry_mut(number).wanted -= 1;
+    /// Takes in that the task seeks it no more.
+    pub(super) fn unseek(&mut self, number: Number, seeker: Seeker) {
+        self.entries.get_mut(number).seekers.remove(&seeker);
         self.drop_if_unused(number);
+    }
+
+    fn drop_if_unused(&mut self, number: Number) {
+        let entry = self.entries.get(number);
+        if entry.holders.is_empty() && entry.seekers.is_empty() {
+            self.entries.remove(number);
+        }
     }
 
     /// Lists a wanted artifact on a runner that holds it, or takes it off the list.
     pub(super) fn relist(&mut self, runner: &RunnerId, number: Number, place: Option<Place>) {
-        let Some(on_runner) = self.runners.get_mut(runner) else { return };
+        let Some(runner) = self.runners.find(runner) else { return };
+        let on_runner = self.runners.get_mut(runner);
         match place {
             Some(place) => on_runner.list(number, place),
             None => on_runner.unlist(number),
@@ -114,94 +162,130 @@ impl ArtifactIndex {
         runner: &RunnerId,
         after: Option<(Place, Number)>,
     ) -> impl Iterator<Item = (Place, Number)> {
-        use std::ops::Bound::{Excluded, Unbounded};
         let from = (after.map_or(Unbounded, Excluded), Unbounded);
-        self.runners.get(runner).into_iter().flat_map(move |on_runner| on_runner.listed.range(from)).copied()
+        self.runners.of(runner).into_iter().flat_map(move |on_runner| on_runner.listed.range(from)).copied()
+    }
+
+    /// How many artifacts are on a runner's list.
+    pub(super) fn listed_len(&self, runner: &RunnerId) -> usize {
+        self.runners.of(runner).map_or(0, |on_runner| on_runner.listed.len())
     }
 
     /// The artifacts on a runner's list.
     pub(super) fn listed(&self, runner: &RunnerId) -> impl Iterator<Item = (Place, Number)> {
-        self.runners.get(runner).into_iter().flat_map(|on_runner| &on_runner.listed).copied()
+        self.listed_after(runner, None)
     }
 
     /// The number of an artifact that somebody holds or wants.
     pub(super) fn find(&self, artifact: &ArtifactId) -> Option<Number> {
-        self.numbers.get(artifact).copied()
+        self.entries.find(artifact)
     }
 
     pub(super) fn name(&self, number: Number) -> &ArtifactId {
-        &self.entries[number as usize].as_ref().expect("a number names an entry").name
+        self.entries.name(number)
     }
 
     /// The runners that hold an artifact, in whatever state, in the order of their ids.
     pub fn holders(&self, artifact: &str) -> impl ExactSizeIterator<Item = &RunnerId> {
-        let entry = self.numbers.get(artifact).and_then(|number| self.entries[*number as usize].as_ref());
-        entry.map_or(&[][..], |entry| &entry.holders).iter().map(|(runner, _)| runner)
+        let entry = self.entries.of(artifact);
+        let holders = entry.map_or(&[][..], |entry| &entry.holders).iter();
+        let mut names: Vec<&RunnerId> = holders.map(|holder| self.runners.name(holder.runner)).collect();
+        names.sort();
+        names.into_iter()
+    }
+
+    /// The seats of the runners that hold an artifact, in no order.
+    pub(super) fn seats(&self, artifact: Number) -> impl ExactSizeIterator<Item = Option<Number>> {
+        self.entries.get(artifact).holders.iter().map(|holder| self.seats[holder.runner as usize])
     }
 
     /// Whether the runner holds the artifact.
     pub fn holds(&self, runner: &RunnerId, artifact: &ArtifactId) -> bool {
-        let Some(number) = self.numbers.get(artifact) else { return false };
-        let entry = self.entries[*number as usize].as_ref().expect("a number names an entry");
-        entry.holders.binary_search_by(|(holder, _)| holder.cmp(runner)).is_ok()
+        self.entries.find(artifact).is_some_and(|artifact| self.is_held_by(runner, artifact))
     }
 
-    /// Whether a pending task wants it.
-    pub(super) fn is_wanted(&self, number: Number) -> bool {
-        self.entries[number as usize].as_ref().is_some_and(|entry| entry.wanted > 0)
+    /// The same of an artifact's number.
+    pub(super) fn is_held_by(&self, runner: &RunnerId, artifact: Number) -> bool {
+        let Some(runner) = self.runners.find(runner) else { return false };
+        let holders = &self.entries.get(artifact).holders;
+        holders.binary_search_by_key(&runner, |holder| holder.runner).is_ok()
+    }
+
+    /// The first of the tasks that seek an artifact by way of a group, or the first after `after`.
+    pub(super) fn first(&self, group: Group, after: Option<Rank>) -> Option<Rank> {
+        let Group { artifact, tier, line } = group;
+        let at = |rank| Seeker { tier, line, rank };
+        let from = after.map_or(Included(at(Rank::FIRST)), |after| Excluded(at(after)));
+        let seekers = &self.entries.get(artifact).seekers;
+        let found = seekers.range((from, Unbounded)).next()?;
+        (found.tier == tier && found.line == line).then_some(found.rank)
+    }
+
+    /// The ranks of a group, in order.
+    pub(super) fn ranks(&self, group: Group) -> impl Iterator<Item = Rank> {
+        let Group { artifact, tier, line } = group;
+        let at = |rank| Seeker { tier, line, rank };
+        let seekers = &self.entries.get(artifact).seekers;
+        seekers.range(at(Rank::FIRST)..=at(Rank::LAST)).map(|seeker| seeker.rank)
+    }
+
+    /// The groups that want an artifact, each with its first task's rank.
+    pub(super) fn groups_of(&self, artifact: Number) -> Vec<(Group, Rank)> {
+        let seekers = &self.entries.get(artifact).seekers;
+        let mut found: Vec<(Group, Rank)> = Vec::new();
+        let mut next = seekers.first();
+        while let Some(Seeker { tier, line, rank }) = next.copied() {
+            found.push((Group { artifact, tier, line }, rank));
+            next = seekers.range((Excluded(Seeker { tier, line, rank: Rank::LAST }), Unbounded)).next();
+        }
+        found
+    }
+
+    /// The place of the first task that wants an artifact; nothing if none does.
+    pub(super) fn first_place(&self, artifact: Number) -> Option<Place> {
+        self.groups_of(artifact).iter().map(|(group, rank)| rank.at(group.tier)).min()
+    }
+
+    /// All that is sought, with who seeks it.
+    pub(super) fn sought(&self) -> impl Iterator<Item = (&ArtifactId, &Seeker)> {
+        self.entries
+            .iter()
+            .flat_map(|(_, name, entry)| entry.seekers.iter().map(move |seeker| (name, seeker)))
     }
 
     /// How many artifacts a runner holds.
     pub fn count(&self, runner: &RunnerId) -> usize {
-        self.runners.get(runner).map_or(0, |on_runner| on_runner.by_age.len())
+        self.runners.of(runner).map_or(0, |on_runner| on_runner.by_age.len())
     }
 
     /// What a runner holds, the longest known first.
     pub fn of(&self, runner: &RunnerId) -> impl Iterator<Item = &ArtifactId> {
-        let numbers = self.runners.get(runner).into_iter().flat_map(|on_runner| &on_runner.by_age);
+        let numbers = self.runners.of(runner).into_iter().flat_map(|on_runner| &on_runner.by_age);
         numbers.map(|(_, number)| self.name(*number))
+    }
+
+    /// The runners that hold anything, with where each sits.
+    pub(super) fn seated(&self) -> impl Iterator<Item = (&RunnerId, Option<Number>)> {
+        self.runners.iter().map(|(number, name, _)| (name, self.seats[number as usize]))
     }
 
     /// The rows this was made from, in no order.
     pub fn holdings(&self) -> impl Iterator<Item = Holding> {
-        self.entries.iter().flatten().flat_map(|entry| {
-            entry.holders.iter().map(|(runner, sequence)| Holding {
-                runner: runner.clone(),
-                artifact: entry.name.clone(),
-                sequence: *sequence,
+        self.entries.iter().flat_map(|(_, name, entry)| {
+            entry.holders.iter().map(|holder| Holding {
+                runner: self.runners.name(holder.runner).clone(),
+                artifact: name.clone(),
+                sequence: holder.since,
             })
         })
     }
 
-    fn number(&mut self, artifact: &ArtifactId) -> Number {
-        if let Some(number) = self.numbers.get(artifact) {
-            return *number;
-        }
-        let entry = Some(Entry { name: artifact.clone(), holders: Vec::new(), wanted: 0 });
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.entries[number as usize] = entry;
-                number
-            }
-            None => {
-                self.entries.push(entry);
-                Number::try_from(self.entries.len() - 1).expect("fewer than four billion artifacts")
-            }
-        };
-        self.numbers.insert(artifact.clone(), number);
-        number
-    }
-
-    fn entry_mut(&mut self, number: Number) -> &mut Entry {
-        self.entries[number as usize].as_mut().expect("a number names an entry")
-    }
-
-    fn drop_if_unused(&mut self, number: Number) {
-        let slot = &mut self.entries[number as usize];
-        if let Some(entry) = slot.take_if(|entry| entry.holders.is_empty() && entry.wanted == 0) {
-            self.numbers.remove(&entry.name);
-            self.free.push(number);
-        }
+    fn held(&self, artifact: &ArtifactId) -> Option<Vec<(&RunnerId, u64)>> {
+        let holders = self.entries.of(artifact)?.holders.iter();
+        let mut held: Vec<_> =
+            holders.map(|holder| (self.runners.name(holder.runner), holder.since)).collect();
+        held.sort();
+        Some(held)
     }
 }
 
@@ -220,20 +304,14 @@ impl OnRunner {
     }
 }
 
-/// Two are the same when the same runners hold and the same tasks want the same; numbers and how early something is
-/// listed are free.
+/// Two are the same when the same runners hold the same, and as many artifacts are known; numbers and how early
+/// something is listed are free. Who seeks what, the ladder compares.
 impl PartialEq for ArtifactIndex {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(name, number): (&ArtifactId, &Number)| {
-            let ours = self.entries[*number as usize].as_ref();
-            let theirs = other.numbers.get(name).and_then(|number| other.entries[*number as usize].as_ref());
-            ours.zip(theirs)
-                .is_some_and(|(ours, theirs)| ours.holders == theirs.holders && ours.wanted == theirs.wanted)
-        };
         let ages = |index: &Self, runner: &RunnerId| index.of(runner).cloned().collect::<Vec<_>>();
-        self.numbers.len() == other.numbers.len()
-            && self.numbers.iter().all(same)
+        self.entries.len() == other.entries.len()
+            && self.entries.iter().all(|(_, name, _)| self.held(name) == other.held(name))
             && self.runners.len() == other.runners.len()
-            && self.runners.keys().all(|runner| ages(self, runner) == ages(other, runner))
+            && self.runners.iter().all(|(_, runner, _)| ages(self, runner) == ages(other, runner))
     }
 }

@@ -13,7 +13,7 @@ use super::settings::Order;
 use crate::model::{GroupId, Shape, Task};
 
 /// What the tasks of one line have in common.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LineKey {
     /// Jobs whose build holds a runner at the moment come first and may go to draining runners.
     pub of_running_build: bool,
@@ -77,6 +77,18 @@ pub struct Place {
     after_running_builds: bool,
     tier: Tier,
     sequence: u64,
+}
+
+impl Place {
+    /// How near the runner is.
+    pub fn tier(self) -> Tier {
+        self.tier
+    }
+
+    /// The task's place in the order of admission.
+    pub fn sequence(self) -> u64 {
+        self.sequence
+    }
 }
 
 /// Pending tasks whose time has come.

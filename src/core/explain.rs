@@ -184,7 +184,7 @@ fn waiting_reasons(state: &State, task: &Task) -> Vec<String> {
 
 /// The step of its queue's locality a task waits on, if it does.
 fn waiting_step(state: &State, task: &Task) -> Option<Step> {
-    state.ladder().step(&task.id).filter(|step| *step != Step::Open)
+    state.ladder().step(task).filter(|step| *step != Step::Open)
 }
 
 fn locality_reason(state: &State, task: &Task) -> Option<String> {

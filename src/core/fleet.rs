@@ -3,13 +3,19 @@
 //! Law: derived from the rows of runners and tasks alone, through `State::put`. A runner's usage is the sum of
 //! its assigned and running tasks, so no doubled or lost end can leak or inflate capacity.
 
+mod berths;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+pub(super) use berths::Able;
+use berths::Berth;
+
 use super::fit::{self, Misfit, Usage};
+use super::numbered::{Number, Numbered};
 use super::rooms::{Room, Rooms};
 use super::settings::Strategy;
 use crate::model::{Kind, Offer, Resources, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
@@ -98,7 +104,9 @@ struct Holding {
 /// All runners.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
-    seats: FxHashMap<RunnerId, Seat>,
+    seats: Numbered<RunnerId, Seat>,
+    /// By the numbers of the seats.
+    berths: Vec<Berth>,
     /// What is held of runners whose row is not there: rows come in any order.
     seatless: BTreeMap<RunnerId, Holding>,
     ids: BTreeSet<RunnerId>,
@@ -124,9 +132,10 @@ impl Fleet {
         };
         let profile = self.profile_of(&runner);
         self.ids.insert(runner.id.clone());
+        let id = runner.id.clone();
         let seat = Seat { runner, held, held_by_builds, tasks, asking, profile };
-        self.enter(&seat);
-        self.seats.insert(seat.runner.id.clone(), seat);
+        let number = self.seats.number(&id, || seat);
+        self.enter(number);
     }
 
     /// Takes a runner out.
@@ -169,11 +178,11 @@ impl Fleet {
 
     /// One more request for a task is open on `runner`, or one fewer.
     pub fn ask(&mut self, runner: &RunnerId, more: bool) {
-        let Some(mut seat) = self.seats.remove(runner) else { return };
-        self.leave(&seat);
+        let Some(number) = self.seats.find(runner) else { return };
+        self.leave(number);
+        let seat = self.seats.get_mut(number);
         seat.asking = if more { seat.asking + 1 } else { seat.asking - 1 };
-        self.enter(&seat);
-        self.seats.insert(seat.runner.id.clone(), seat);
+        self.enter(number);
     }
 
     /// Nobody asks any more: another leader begins.
@@ -181,7 +190,7 @@ impl Fleet {
         let asked: Vec<RunnerId> =
             self.seats().filter(|seat| seat.asking > 0).map(|seat| seat.runner.id.clone()).collect();
         for runner in asked {
-            while self.seats[&runner].asking > 0 {
+            while self.get(&runner).is_some_and(|seat| seat.asking > 0) {
                 self.ask(&runner, false);
             }
         }
@@ -189,12 +198,22 @@ impl Fleet {
 
     /// The runner called `id`.
     pub fn get(&self, id: &RunnerId) -> Option<&Seat> {
-        self.seats.get(id)
+        self.seats.of(id)
+    }
+
+    /// The number of its seat.
+    pub(super) fn number(&self, id: &RunnerId) -> Option<Number> {
+        self.seats.find(id)
+    }
+
+    /// The runner that sits there.
+    pub(super) fn at(&self, seat: Number) -> &Seat {
+        self.seats.get(seat)
     }
 
     /// All runners in the order of their ids.
     pub fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.ids.iter().filter_map(|id| self.seats.get(id))
+        self.ids.iter().filter_map(|id| self.get(id))
     }
 
     /// The ids of the runners that come after `after`, in their order; all of them after nothing.
@@ -215,7 +234,7 @@ impl Fleet {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.seats.is_empty()
+        self.seats.len() == 0
     }
 
     /// The distinct offers of all runners, in whatever state.
@@ -238,7 +257,7 @@ impl Fleet {
     /// The ready runners of `profiles`.
     pub fn ready_in(&self, profiles: &[usize]) -> impl Iterator<Item = &Seat> {
         let ready = profiles.iter().flat_map(|number| self.profiles[*number].ready.runners());
-        ready.filter_map(|id| self.seats.get(id))
+        ready.filter_map(|id| self.get(id))
     }
 
     /// The runner of `profiles` (cheapest first) that takes a task of `shape` first: lowest cost, then the
@@ -284,7 +303,7 @@ impl Fleet {
         mut may: impl FnMut(&Seat) -> bool,
     ) -> Option<&'a Seat> {
         runners
-            .filter_map(|id| self.seats.get(id))
+            .filter_map(|id| self.get(id))
             .filter(|seat| seat.runner.state() == state && seat.misfit(shape, true).is_none() && may(seat))
             .min_by(|a, b| {
                 let room = match strategy {
@@ -306,7 +325,7 @@ impl Fleet {
     ) -> Option<(Room, &'a Seat)> {
         let runners = if draining { &profile.draining } else { &profile.ready };
         let takes = |id: &RunnerId| {
-            let seat = self.seats.get(id).expect("a profile names only runners that are there");
+            let seat = self.get(id).expect("a profile names only runners that are there");
             (fit::room(shape, &profile.offer, &seat.held).is_none() && may(seat)).then_some(seat)
         };
         let Resources { cpu, memory, .. } = shape.resources;
@@ -344,8 +363,10 @@ impl Fleet {
     }
 
     fn take_out(&mut self, id: &RunnerId) -> Option<Seat> {
-        let seat = self.seats.remove(id)?;
-        self.leave(&seat);
+        let number = self.seats.find(id)?;
+        self.leave(number);
+        self.berths[number as usize] = Berth::default();
+        let seat = self.seats.remove(number).expect("it was just found");
         let profile = &mut self.profiles[seat.profile];
         profile.members -= 1;
         if profile.members == 0 {
@@ -359,7 +380,7 @@ impl Fleet {
         runner: &RunnerId,
         change: impl FnOnce(&mut Usage, &mut Usage, &mut BTreeSet<TaskId>),
     ) {
-        let Some(mut seat) = self.seats.remove(runner) else {
+        let Some(number) = self.seats.find(runner) else {
             let holding = self.seatless.entry(runner.clone()).or_default();
             change(&mut holding.held, &mut holding.held_by_builds, &mut holding.tasks);
             if holding.tasks.is_empty() {
@@ -367,41 +388,50 @@ impl Fleet {
             }
             return;
         };
-        self.leave(&seat);
+        self.leave(number);
+        let seat = self.seats.get_mut(number);
         change(&mut seat.held, &mut seat.held_by_builds, &mut seat.tasks);
-        self.enter(&seat);
-        self.seats.insert(seat.runner.id.clone(), seat);
+        self.enter(number);
     }
 
-    fn enter(&mut self, seat: &Seat) {
-        if let Some(rooms) = self.rooms_of(seat) {
-            rooms.insert(seat.room(), seat.runner.id.clone());
+    fn enter(&mut self, number: Number) {
+        let seat = self.seats.get(number);
+        let (room, profile) = (seat.room(), &mut self.profiles[seat.profile]);
+        let takes = seat.runner.state() == RunnerState::Ready && seat.may_be_given();
+        let cost = profile.cost;
+        if let Some(rooms) = rooms_of(profile, seat) {
+            rooms.insert(room, seat.runner.id.clone());
         }
+        if self.berths.len() <= number as usize {
+            self.berths.resize(number as usize + 1, Berth::default());
+        }
+        let profile = u32::try_from(seat.profile).expect("fewer profiles than seats");
+        self.berths[number as usize] = Berth { takes, profile, cost, room };
     }
 
-    fn leave(&mut self, seat: &Seat) {
-        if let Some(rooms) = self.rooms_of(seat) {
+    fn leave(&mut self, number: Number) {
+        let seat = self.seats.get(number);
+        if let Some(rooms) = rooms_of(&mut self.profiles[seat.profile], seat) {
             rooms.remove(seat.room(), seat.runner.id.clone());
         }
     }
+}
 
-    /// Where a runner is looked for, if it takes anything.
-    fn rooms_of(&mut self, seat: &Seat) -> Option<&mut Rooms> {
-        let profile = &mut self.profiles[seat.profile];
-        match seat.runner.state() {
-            RunnerState::Ready | RunnerState::Draining if !seat.may_be_given() => None,
-            RunnerState::Ready => Some(&mut profile.ready),
-            RunnerState::Draining if !seat.is_dismissed() => Some(&mut profile.draining),
-            RunnerState::Draining | RunnerState::Held | RunnerState::Lost => None,
-        }
+/// Where a runner is looked for, if it takes anything.
+fn rooms_of<'a>(profile: &'a mut Profile, seat: &Seat) -> Option<&'a mut Rooms> {
+    match seat.runner.state() {
+        RunnerState::Ready | RunnerState::Draining if !seat.may_be_given() => None,
+        RunnerState::Ready => Some(&mut profile.ready),
+        RunnerState::Draining if !seat.is_dismissed() => Some(&mut profile.draining),
+        RunnerState::Draining | RunnerState::Held | RunnerState::Lost => None,
     }
 }
 
 /// Two fleets are the same when they hold the same seats; the numbering of profiles is free.
 impl PartialEq for Fleet {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(id, seat): (&RunnerId, &Seat)| {
-            other.seats.get(id).is_some_and(|theirs| {
+        let same = |(_, id, seat): (Number, &RunnerId, &Seat)| {
+            other.get(id).is_some_and(|theirs| {
                 seat.runner == theirs.runner
                     && seat.held == theirs.held
                     && seat.held_by_builds == theirs.held_by_builds

@@ -9,7 +9,7 @@ use super::draft::{Draft, TurnBudget};
 use super::planner;
 use super::state::State;
 use super::wake::Wake;
-use crate::model::{Head, Key, Kind, TaskState};
+use crate::model::{Head, Key, Kind, RunnerId, TaskState};
 
 /// How many tasks planning again at once would place: what no wake-up named. 0 after every turn that left
 /// nothing for the next.
@@ -56,6 +56,8 @@ fn rebuild(state: &State, broken: &mut Vec<String>) {
     differs("the artifacts", fresh.artifacts == state.artifacts);
     let same_ladder = state.ladder.same(&state.artifacts, &fresh.ladder, &fresh.artifacts);
     differs("the ladder", same_ladder);
+    let sits = |(runner, seat): (&RunnerId, Option<_>)| seat == state.fleet.number(runner);
+    differs("where those who hold artifacts sit", state.artifacts.seated().all(sits));
     differs("the runners that are away with artifacts", fresh.absent_holders == state.absent_holders);
     differs("the reservations", fresh.reservations == state.reservations);
     differs("the intents", fresh.intents == state.intents);

@@ -1,18 +1,18 @@
 //! The ladder: pending tasks of queues with locality, by the step of their wait.
 //!
 //! Law: derived from the tasks' rows and log time alone, through `State::put` and `advance`. A step that waits keeps
-//! its task out of its shape's line; the last step puts it there. On whatever step, a task is also found by what it
-//! wants: by its output from the first step on, by its inputs from the second.
+//! its task out of its shape's line; the last step puts it there. On whatever step, a task also seeks what it wants:
+//! its output from the first step on, its inputs from the second.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::artifacts::{ArtifactIndex, Number};
-use super::backlog::{LineKey, Place, Rank, Tier};
-use crate::model::{ArtifactId, Id, Kind, Resources, Shape, Task, TaskId, Time};
+use super::artifacts::{ArtifactIndex, Seeker};
+use super::backlog::{LineKey, Rank, Tier};
+use super::numbered::{Number, Numbered};
+use crate::model::{ArtifactId, Kind, Task, Time};
 
 /// How far a task has come in its wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,23 +57,42 @@ fn wanted(task: &Task, step: Step) -> impl Iterator<Item = (&ArtifactId, Tier)> 
     output.map(|output| (output, Tier::Cached)).into_iter().chain(inputs)
 }
 
-/// Tasks of one line that want the same artifact in the same way: they fit on the same of its holders.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Group {
-    pub artifact: Number,
-    pub tier: Tier,
-    pub line: LineKey,
+/// A task on the ladder.
+#[derive(Debug, Clone)]
+pub(super) struct Climber {
+    pub task: Arc<Task>,
+    pub step: Step,
+    pub line: Number,
+    pub rank: Rank,
+    /// What it wants on its step: its output, if it names one, then its inputs.
+    wants: Box<[Number]>,
+}
+
+impl Climber {
+    /// What it wants on its step of runners of this nearness.
+    pub fn wants(&self, tier: Tier) -> &[Number] {
+        let makes = self.task.artifacts.as_ref().is_some_and(|own| own.output.is_some());
+        let outputs = usize::from(makes && self.step >= Step::Cache);
+        match tier {
+            Tier::Cached => &self.wants[..outputs],
+            Tier::Dependency => &self.wants[outputs..],
+            Tier::Rest => &[],
+        }
+    }
 }
 
 /// All pending tasks of queues with locality whose time has come.
 #[derive(Debug, Clone, Default)]
 pub struct Ladder {
-    steps: FxHashMap<TaskId, Step>,
-    ends: BTreeSet<(Time, TaskId)>,
-    unbegun: BTreeSet<TaskId>,
-    groups: BTreeSet<(Group, Rank)>,
+    /// By their places in the order of admission, as everything else here.
+    climbers: FxHashMap<u64, Climber>,
+    /// How many climb for each line. A line without any is kept until the next sweep, so that its number stands for no
+    /// other while something is planned.
+    lines: Numbered<LineKey, usize>,
+    ends: BTreeSet<(Time, u64)>,
+    unbegun: BTreeSet<u64>,
     /// Builds that want something: what they wait for may also be the rule for builds.
-    builds: BTreeSet<TaskId>,
+    builds: BTreeSet<u64>,
     /// How many tasks that want something ask for so many thousandths of a core.
     asked_cpu: BTreeMap<u64, usize>,
 }
@@ -81,55 +100,52 @@ pub struct Ladder {
 impl Ladder {
     /// Whether no queue with locality has such a task.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.climbers.is_empty()
     }
 
     /// Puts a task on a step.
     pub(super) fn insert(
         &mut self,
-        task: &Task,
+        task: &Arc<Task>,
         step: Step,
         line: &LineKey,
         rank: Rank,
         artifacts: &mut ArtifactIndex,
     ) {
-        self.steps.insert(task.id.clone(), step);
+        let line = self.lines.number(line, usize::default);
+        *self.lines.get_mut(line) += 1;
         if step == Step::Unbegun {
-            self.unbegun.insert(task.id.clone());
+            self.unbegun.insert(task.sequence);
         }
         if let Some(end) = step.ends(task) {
-            self.ends.insert((end, task.id.clone()));
+            self.ends.insert((end, task.sequence));
         }
-        for (name, tier) in wanted(task, step) {
-            let artifact = artifacts.want(name, rank.at(tier));
-            self.groups.insert((Group { artifact, tier, line: line.clone() }, rank));
-        }
+        let seek = |(name, tier)| artifacts.seek(name, Seeker { tier, line, rank });
+        let wants = wanted(task, step).filter_map(seek).collect();
         if task.artifacts.is_some() {
             *self.asked_cpu.entry(task.shape.resources.cpu).or_default() += 1;
             if task.kind() == Kind::Build {
-                self.builds.insert(task.id.clone());
+                self.builds.insert(task.sequence);
             }
         }
+        self.climbers.insert(task.sequence, Climber { task: task.clone(), step, line, rank, wants });
     }
 
     /// Takes a task off its step, and says which that was.
-    pub(super) fn remove(
-        &mut self,
-        task: &Task,
-        line: &LineKey,
-        rank: Rank,
-        artifacts: &mut ArtifactIndex,
-    ) -> Option<Step> {
-        let step = self.steps.remove(&task.id)?;
-        self.unbegun.remove(&task.id);
-        if let Some(end) = step.ends(task) {
-            self.ends.remove(&(end, task.id.clone()));
+    pub(super) fn remove(&mut self, task: &Task, artifacts: &mut ArtifactIndex) -> Option<Step> {
+        let climber = self.climbers.remove(&task.sequence)?;
+        let Climber { step, line, rank, .. } = climber;
+        *self.lines.get_mut(line) -= 1;
+        if step == Step::Unbegun {
+            self.unbegun.remove(&task.sequence);
         }
-        for (name, tier) in wanted(task, step) {
-            if let Some(artifact) = artifacts.find(name) {
-                self.groups.remove(&(Group { artifact, tier, line: line.clone() }, rank));
+        if let Some(end) = step.ends(&climber.task) {
+            self.ends.remove(&(end, task.sequence));
+        }
+        for tier in [Tier::Cached, Tier::Dependency] {
+            for artifact in climber.wants(tier) {
+                artifacts.unseek(*artifact, Seeker { tier, line, rank });
             }
-            artifacts.unwant(name);
         }
         if task.artifacts.is_some() {
             let cpu = task.shape.resources.cpu;
@@ -138,34 +154,59 @@ impl Ladder {
             if *asked == 0 {
                 self.asked_cpu.remove(&cpu);
             }
-            self.builds.remove(&task.id);
+            if task.kind() == Kind::Build {
+                self.builds.remove(&task.sequence);
+            }
         }
         Some(step)
     }
 
+    /// Forgets lines for which nobody climbs. Not while something is planned.
+    pub(super) fn sweep(&mut self) {
+        let idle = self.lines.iter().filter(|(.., climbers)| **climbers == 0).map(|(number, ..)| number);
+        for number in idle.collect::<Vec<_>>() {
+            self.lines.remove(number);
+        }
+    }
+
     /// The step a task stands on; nothing if its queue has no locality, or its time has not come.
-    pub fn step(&self, task: &TaskId) -> Option<Step> {
-        self.steps.get(task).copied()
+    pub fn step(&self, task: &Task) -> Option<Step> {
+        self.climbers.get(&task.sequence).map(|climber| climber.step)
+    }
+
+    /// The task with this place in the order of admission.
+    pub(super) fn at(&self, sequence: u64) -> Option<&Climber> {
+        self.climbers.get(&sequence)
+    }
+
+    /// All tasks here, in no order.
+    pub(super) fn climbers(&self) -> impl ExactSizeIterator<Item = &Climber> {
+        self.climbers.values()
+    }
+
+    /// What the tasks of a line here have in common.
+    pub(super) fn line(&self, number: Number) -> &LineKey {
+        self.lines.name(number)
     }
 
     /// The task whose step ends next, and when.
-    pub(super) fn next_end(&self) -> Option<&(Time, TaskId)> {
-        self.ends.first()
+    pub(super) fn next_end(&self) -> Option<(Time, &Arc<Task>)> {
+        self.ends.first().map(|(at, sequence)| (*at, &self.climbers[sequence].task))
     }
 
     /// A task whose wait is to begin.
-    pub(super) fn next_unbegun(&self) -> Option<&TaskId> {
-        self.unbegun.first()
+    pub(super) fn next_unbegun(&self) -> Option<&Arc<Task>> {
+        self.unbegun.first().map(|sequence| &self.climbers[sequence].task)
     }
 
     /// Tasks on the first step.
-    pub(super) fn waiting_for_cache(&self) -> impl Iterator<Item = &TaskId> {
-        self.steps.iter().filter(|(_, step)| **step == Step::Cache).map(|(id, _)| id)
+    pub(super) fn waiting_for_cache(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.climbers().filter(|climber| climber.step == Step::Cache).map(|climber| &climber.task)
     }
 
     /// Builds that want something.
-    pub(super) fn builds(&self) -> impl Iterator<Item = &TaskId> {
-        self.builds.iter()
+    pub(super) fn builds(&self) -> impl Iterator<Item = &Climber> {
+        self.builds.iter().map(|sequence| &self.climbers[sequence])
     }
 
     /// The least cpu any task asks for that wants something, in thousandths of a core.
@@ -175,79 +216,33 @@ impl Ladder {
 
     /// How many tasks wait for a runner that holds something of their own, by step.
     pub fn waiting(&self) -> (usize, usize) {
-        let count = |wanted| self.steps.values().filter(|step| **step == wanted).count();
+        let count = |wanted| self.climbers().filter(|climber| climber.step == wanted).count();
         (count(Step::Cache), count(Step::Dependencies))
-    }
-
-    /// The first task of a group, or the first after `after`.
-    pub(super) fn first(&self, group: &Group, after: Option<Rank>) -> Option<Rank> {
-        let from = match after {
-            None => Bound::Included((group.clone(), Rank::FIRST)),
-            Some(after) => Bound::Excluded((group.clone(), after)),
-        };
-        let (found, rank) = self.groups.range((from, Bound::Unbounded)).next()?;
-        (found == group).then_some(*rank)
-    }
-
-    /// The ranks of a group, in order.
-    pub(super) fn ranks(&self, group: &Group) -> impl Iterator<Item = Rank> {
-        let (first, last) = ((group.clone(), Rank::FIRST), (group.clone(), Rank::LAST));
-        self.groups.range(first..=last).map(|(_, rank)| *rank)
-    }
-
-    /// The groups that want an artifact, each with its first task's rank.
-    pub(super) fn groups_of(&self, artifact: Number) -> Vec<(Group, Rank)> {
-        let least = Group { artifact, tier: Tier::Cached, line: smallest_line() };
-        let mut from = Bound::Included((least, Rank::FIRST));
-        let mut found = Vec::new();
-        while let Some((group, rank)) = self.groups.range((from, Bound::Unbounded)).next() {
-            if group.artifact != artifact {
-                break;
-            }
-            found.push((group.clone(), *rank));
-            from = Bound::Excluded((group.clone(), Rank::LAST));
-        }
-        found
-    }
-
-    /// The place of the first task that wants an artifact.
-    pub(super) fn first_place(&self, artifact: Number) -> Option<Place> {
-        self.groups_of(artifact).iter().map(|(group, rank)| rank.at(group.tier)).min()
     }
 
     /// Whether two ladders, each with its own numbers, hold the same.
     pub(super) fn same(&self, own: &ArtifactIndex, other: &Self, theirs: &ArtifactIndex) -> bool {
-        let named =
-            |ladder: &Self, artifacts: &ArtifactIndex| -> BTreeSet<(ArtifactId, Tier, LineKey, Rank)> {
-                let name = |(group, rank): &(Group, Rank)| {
-                    (artifacts.name(group.artifact).clone(), group.tier, group.line.clone(), *rank)
-                };
-                ladder.groups.iter().map(name).collect()
+        type Sought<'a> = BTreeSet<(&'a ArtifactId, Tier, &'a LineKey, Rank)>;
+        fn sought<'a>(ladder: &'a Ladder, artifacts: &'a ArtifactIndex) -> Sought<'a> {
+            let named = |(name, seeker): (&'a ArtifactId, &'a Seeker)| {
+                (name, seeker.tier, ladder.line(seeker.line), seeker.rank)
             };
-        self.steps == other.steps
+            artifacts.sought().map(named).collect()
+        }
+        let same = |ours: &Climber| {
+            let theirs = other.at(ours.task.sequence).filter(|theirs| theirs.step == ours.step);
+            theirs.is_some_and(|theirs| {
+                theirs.task == ours.task
+                    && theirs.rank == ours.rank
+                    && self.line(ours.line) == other.line(theirs.line)
+            })
+        };
+        self.climbers.len() == other.climbers.len()
+            && self.climbers().all(same)
             && self.ends == other.ends
             && self.unbegun == other.unbegun
             && self.builds == other.builds
             && self.asked_cpu == other.asked_cpu
-            && named(self, own) == named(other, theirs)
+            && sought(self, own) == sought(other, theirs)
     }
-}
-
-/// A line that no other comes before.
-fn smallest_line() -> LineKey {
-    static SMALLEST: LazyLock<LineKey> = LazyLock::new(|| LineKey {
-        of_running_build: false,
-        shape: Arc::new(Shape {
-            kind: Kind::Job.min(Kind::Build),
-            queue: Id::parse("-").expect("a legal name"),
-            resources: Resources::default(),
-            arch: "".into(),
-            os: "".into(),
-            labels: Default::default(),
-            tolerations: Default::default(),
-            group: None,
-        }),
-        jobs: Arc::from([]),
-    });
-    SMALLEST.clone()
 }

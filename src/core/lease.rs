@@ -60,7 +60,7 @@ impl State {
             .filter(|seat| seat.runner.lost.is_some() && !seat.tasks.is_empty())
             .map(|seat| (seat.runner.id.clone(), Arc::from("its runner is lost")))
             .collect();
-        let waiting = self.ladder.waiting_for_cache().filter_map(|id| self.task(id.as_str()));
+        let waiting = self.ladder.waiting_for_cache();
         let outputs = waiting.filter_map(|task| task.artifacts.as_ref()?.output.clone());
         self.watch.fewer_holders = outputs.collect();
         let builds = self.tasks().filter(|task| task.kind() == Kind::Build && !task.is_ended());

@@ -11,9 +11,12 @@
 
 use std::sync::Arc;
 
+use super::artifacts::Group;
+use super::backlog::Tier;
 use super::draft::Draft;
 use super::fit;
-use super::ladder::{Group, Step};
+use super::ladder::Step;
+use super::numbered::Number;
 use super::state::State;
 use crate::model::{
     ArtifactId, ArtifactNews, Fact, Found, Heartbeat, Holding, Key, Registration, Row, RunnerId, RunnerState,
@@ -22,8 +25,13 @@ use crate::model::{
 
 /// Whether a ready runner that could ever run `shape` holds the artifact.
 pub(super) fn is_known(state: &State, shape: &Shape, artifact: &ArtifactId) -> bool {
-    state.ready_holders(artifact.as_str()).any(|runner| {
-        state.fleet().get(runner).is_some_and(|seat| fit::never(shape, &seat.runner.offer).is_none())
+    state.artifacts.find(artifact).is_some_and(|artifact| is_waited_for(state, shape, artifact))
+}
+
+fn is_waited_for(state: &State, shape: &Shape, artifact: Number) -> bool {
+    state.artifacts.seats(artifact).flatten().any(|seat| {
+        let runner = &state.fleet().at(seat).runner;
+        runner.state() == RunnerState::Ready && fit::never(shape, &runner.offer).is_none()
     })
 }
 
@@ -45,11 +53,11 @@ pub(super) fn wait_of(state: &State, task: &Task) -> Option<Box<Wait>> {
 
 /// Begins the waits of tasks whose time has come, as far as the budget goes.
 pub(super) fn begin_waits(draft: &mut Draft) {
-    while let Some(id) = draft.state.ladder().next_unbegun().cloned() {
+    while let Some(task) = draft.state.ladder().next_unbegun().cloned() {
         if draft.is_full() {
             return draft.more();
         }
-        let mut task = Task::clone(&draft.task(&id).expect("the ladder names only tasks that are there"));
+        let mut task = Task::clone(&task);
         task.wait = wait_of(draft.state, &task);
         draft.put_task_quietly(task);
     }
@@ -59,11 +67,12 @@ pub(super) fn begin_waits(draft: &mut Draft) {
 pub(super) fn end_vain_waits(draft: &mut Draft) {
     while let Some(artifact) = draft.state.watch.fewer_holders.first().cloned() {
         let number = draft.state.artifacts.find(&artifact);
-        let groups = number.map(|number| draft.state.ladder().groups_of(number)).unwrap_or_default();
-        let in_vain = |group: &Group| !is_known(draft.state, &group.line.shape, &artifact);
+        let groups = number.map(|number| draft.state.artifacts.groups_of(number)).unwrap_or_default();
+        let shape = |group: &Group| &draft.state.ladder().line(group.line).shape;
+        let in_vain = |group: &Group| !is_waited_for(draft.state, shape(group), group.artifact);
         let groups: Vec<Group> = groups.into_iter().map(|(group, _)| group).filter(in_vain).collect();
         for group in groups {
-            if !end_first_step(draft, &group) {
+            if !end_first_step(draft, group) {
                 return draft.more();
             }
         }
@@ -72,11 +81,11 @@ pub(super) fn end_vain_waits(draft: &mut Draft) {
 }
 
 /// False if the turn was full before all were done.
-fn end_first_step(draft: &mut Draft, group: &Group) -> bool {
-    let on_first_step = |task: &Arc<Task>, state: &State| state.ladder().step(&task.id) == Some(Step::Cache);
-    let state = &draft.state;
-    let tasks = state.ladder().ranks(group).filter_map(|rank| state.waiting(&group.line, rank));
-    let tasks: Vec<Arc<Task>> = tasks.filter(|task| on_first_step(task, state)).cloned().collect();
+fn end_first_step(draft: &mut Draft, group: Group) -> bool {
+    let ladder = draft.state.ladder();
+    let tasks = draft.state.artifacts.ranks(group).filter_map(|rank| ladder.at(rank.sequence()));
+    let waiting = tasks.filter(|climber| climber.step == Step::Cache);
+    let tasks: Vec<Arc<Task>> = waiting.map(|climber| climber.task.clone()).collect();
     for task in tasks {
         if draft.is_full() {
             return false;
@@ -93,7 +102,7 @@ fn end_first_step(draft: &mut Draft, group: &Group) -> bool {
 
 /// Whether a runner may have a pending task by the step it is on.
 pub(super) fn may_have(state: &State, task: &Task, runner: &RunnerId) -> bool {
-    let Some(step) = state.ladder().step(&task.id).filter(|step| *step != Step::Open) else { return true };
+    let Some(step) = state.ladder().step(task).filter(|step| *step != Step::Open) else { return true };
     let Some(own) = &task.artifacts else { return false };
     let holds = |artifact| state.artifacts.holds(runner, artifact);
     match step {
@@ -105,20 +114,26 @@ pub(super) fn may_have(state: &State, task: &Task, runner: &RunnerId) -> bool {
 
 /// What is to be said of where a task goes, if its queue has locality and it wants anything.
 pub(super) fn found(state: &State, task: &Task, runner: &RunnerId) -> Option<Fact> {
-    state.ladder().step(&task.id)?;
+    let climber = state.ladder().at(task.sequence)?;
     let own = task.artifacts.as_ref()?;
-    let found = |wanted: &[ArtifactId]| {
-        if wanted.is_empty() {
-            return None;
+    let (artifacts, shape) = (&state.artifacts, &task.shape);
+    let seat = state.fleet().number(runner);
+    let found = |wanted: &[Number]| {
+        if wanted.iter().any(|artifact| artifacts.seats(*artifact).any(|holder| holder == seat)) {
+            return Found::Hit;
         }
-        if wanted.iter().any(|artifact| state.artifacts.holds(runner, artifact)) {
-            return Some(Found::Hit);
-        }
-        let elsewhere = wanted.iter().any(|artifact| is_known(state, &task.shape, artifact));
-        Some(if elsewhere { Found::Timeout } else { Found::Miss })
+        let elsewhere = wanted.iter().any(|artifact| is_waited_for(state, shape, *artifact));
+        if elsewhere { Found::Timeout } else { Found::Miss }
     };
-    let output = found(own.output.as_slice());
-    Some(Fact::Locality { id: task.id.clone(), runner: runner.clone(), output, inputs: found(&own.inputs) })
+    let output = own.output.is_some().then(|| found(climber.wants(Tier::Cached)));
+    let inputs = (!own.inputs.is_empty()).then(|| match climber.step {
+        // On the first step it does not seek them yet.
+        Step::Unbegun | Step::Cache => {
+            found(&own.inputs.iter().filter_map(|input| artifacts.find(input)).collect::<Vec<_>>())
+        }
+        Step::Dependencies | Step::Open => found(climber.wants(Tier::Dependency)),
+    });
+    Some(Fact::Locality { id: task.id.clone(), runner: runner.clone(), output, inputs })
 }
 
 /// Takes in what a registration says of artifacts: all the runner holds. One that says nothing leaves what is known

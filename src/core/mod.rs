@@ -29,6 +29,7 @@ pub mod invariant;
 pub mod ladder;
 mod lease;
 mod locality;
+mod numbered;
 mod planner;
 mod prospects;
 mod pull;

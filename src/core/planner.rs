@@ -17,7 +17,7 @@ use super::builds::{self, Witnesses};
 use super::draft::Draft;
 use super::fleet::Seat;
 use super::locality;
-use super::prospects::{self, Prospect, Prospects};
+use super::prospects::Prospects;
 use super::pull;
 use super::reservation;
 use super::state::State;
@@ -172,10 +172,10 @@ fn plan_prospect(
     number: usize,
     witnesses: &mut Witnesses,
 ) -> Found {
-    let Prospect::Task(task, tier) = prospects.take(draft.state, number, place) else { return Found::NoRoom };
+    let Some(task) = prospects.take(draft.state, number, place) else { return Found::NoRoom };
     let runner = {
         let mut may = may_take(draft.state, &task, witnesses);
-        prospects::best_holder(draft.state, &task, tier, &mut may)
+        prospects.best_holder(draft.state, place, &mut may)
     };
     let (found, passed) = match runner {
         Some(runner) => {
@@ -185,9 +185,9 @@ fn plan_prospect(
         None if draft.state.watch.refusals.contains_key(&task.id) => {
             (Found::Passed, Some(draft.state.place_of(&task).1))
         }
-        None => return Found::NoRoom,
+        None => (Found::NoRoom, None),
     };
-    prospects.go_on(draft.state, number, passed);
+    prospects.go_on(draft.state, number, found == Found::Placed, passed);
     found
 }
 
@@ -274,11 +274,11 @@ fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
         stop: None,
         pulled: request.as_ref().map(|open| open.puller.clone()),
     }));
-    let given = Task::clone(&assigned);
+    let given = request.map(|open| (open, Task::clone(&assigned)));
     draft.put_task(assigned);
     reservation::placed(draft, task);
-    match request {
-        Some(open) => pull::give(draft, &open, &given),
+    match given {
+        Some((open, task)) => pull::give(draft, &open, &task),
         None => draft.deliver(runner),
     }
 }

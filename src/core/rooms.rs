@@ -82,6 +82,11 @@ impl Rooms {
         })
     }
 
+    /// Whether any has so much free.
+    pub fn any(&self, cpu: u64, memory: u64) -> bool {
+        self.levels_from(cpu, memory).next_back().is_some()
+    }
+
     fn levels_from(&self, cpu: u64, memory: u64) -> impl DoubleEndedIterator<Item = (u64, &Level)> {
         let has_memory = move |level: &Level| level.last().is_some_and(|(most, ..)| *most >= memory);
         self.levels.range(cpu..).filter(move |(_, level)| has_memory(level)).map(|(cpu, level)| (*cpu, level))

@@ -131,8 +131,8 @@ pub struct State {
     pub(super) groups: Groups,
     /// Pending tasks whose time has not come.
     pub(super) delayed: BTreeSet<(Time, TaskId)>,
-    /// When a pending task expires, or an unconfirmed assignment is asked back.
-    pub(super) deadlines: BTreeSet<(Time, TaskId)>,
+    /// When a pending task expires, or an unconfirmed assignment is asked back; those of one time in the order of admission.
+    pub(super) deadlines: BTreeSet<(Time, u64, TaskId)>,
     pub(super) ended: BTreeSet<(Time, TaskId)>,
     pub(super) lost: BTreeSet<(Time, RunnerId)>,
     pub(super) shelves: Shelves,
@@ -220,6 +220,7 @@ impl State {
         self.wakes.clear();
         self.watch.fewer_holders.clear();
         self.watch.considered.changed.clear();
+        self.ladder.sweep();
     }
 
     pub(super) fn set_head(&mut self, head: Head) {
@@ -289,6 +290,7 @@ impl State {
                 let old = self.runner(id).cloned();
                 self.intents.runner_changed(old.as_deref(), None);
                 self.fleet.remove(id);
+                self.artifacts.seat(id, None);
                 self.pullers_changed(old.as_deref(), None);
                 self.note_absence(id);
                 self.wake_build_lines();
@@ -395,7 +397,7 @@ impl State {
             }
         }
         if let Some(due) = deadline(task) {
-            self.deadlines.remove(&(due, task.id.clone()));
+            self.deadlines.remove(&(due, task.sequence, task.id.clone()));
         }
         self.leave_family(task);
     }
@@ -425,7 +427,7 @@ impl State {
             }
         }
         if let Some(due) = deadline(task) {
-            self.deadlines.insert((due, task.id.clone()));
+            self.deadlines.insert((due, task.sequence, task.id.clone()));
         }
         self.join_family(task);
     }

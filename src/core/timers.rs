@@ -45,6 +45,7 @@ pub(super) fn run(draft: &mut Draft) {
     if draft.state.watch.sweep_at <= draft.now {
         draft.state.watch.sweep_at = draft.now + draft.state.settings.sweep;
         draft.state.intern.sweep();
+        draft.state.ladder.sweep();
         planner::sweep(draft);
     }
 }
@@ -68,7 +69,7 @@ fn work_off_builds(draft: &mut Draft) {
 
 /// Ends what expired, and asks back what was not confirmed in time.
 fn end_deadlines(draft: &mut Draft) {
-    while let Some((at, id)) = draft.state.deadlines.first().cloned() {
+    while let Some((at, _, id)) = draft.state.deadlines.first().cloned() {
         if at > draft.now {
             return;
         }
@@ -188,8 +189,8 @@ impl State {
         [
             Some(self.watch.sweep_at),
             self.delayed.first().map(|(at, _)| *at),
-            self.ladder.next_end().map(|(at, _)| *at),
-            self.deadlines.first().map(|(at, _)| *at),
+            self.ladder.next_end().map(|(at, _)| at),
+            self.deadlines.first().map(|(at, ..)| *at),
             self.ended.first().map(|(at, _)| *at + settings.keep_ended),
             self.lost.first().map(|(at, _)| *at + settings.class_memory),
             class,

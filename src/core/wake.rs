@@ -66,6 +66,8 @@ impl Wakes {
     pub fn everything(&mut self, wake: Wake) {
         self.all.get_or_insert(wake);
         self.holders.get_or_insert(wake);
+        // They are among everything.
+        self.tasks.clear();
     }
 
     /// What was left of `wakes` when planning stopped at its budget.

@@ -263,7 +263,7 @@ proptest! {
                 .filter(|task| !world.state.pool().is_paused() || world.state.is_of_running_build(task))
                 .filter(|task| {
                     let why = world.why(task.id.as_str());
-                    let stands = why.position.is_some() || world.state.ladder().step(&task.id).is_some();
+                    let stands = why.position.is_some() || world.state.ladder().step(task).is_some();
                     why.verdict == Some(longshore::core::verdict::Verdict::FitsNow) && stands
                 })
                 .map(|task| task.id.to_string())

@@ -43,7 +43,7 @@ pub fn state(world: World) -> State {
 const LOCAL_SHAPES: usize = 200;
 /// How many artifacts each runner holds there.
 const HELD: usize = 1_000;
-/// How many artifacts there are for each one a runner holds; each is on as many runners as follows from that.
+/// How many artifacts there are; each is on as many runners as follows from that.
 const ARTIFACTS: usize = 100_000;
 
 /// The same with locality: each runner holds 1,000 of 100,000 artifacts, and each task makes one and reads three. With
@@ -56,8 +56,10 @@ pub fn local_state(world: World, waiting: bool) -> State {
     let mut state = State::new(Arc::new(settings), Uuid::nil());
     (0..world.runners).for_each(|number| state.put(Row::Runner(Arc::new(runner(number, world.cores)))));
     for number in 0..world.runners * HELD {
-        let (runner, sequence) = (name("runner", number % world.runners), number as u64);
-        state.put(Row::Holding(Holding { runner, artifact: artifact(number * 7919), sequence }));
+        let (place, sequence) = (number % world.runners, number as u64);
+        // No two of one runner's are the same: the second factor shares no divisor with the number of artifacts.
+        let artifact = artifact(place * 7_919 + number / world.runners * 101);
+        state.put(Row::Holding(Holding { runner: name("runner", place), artifact, sequence }));
     }
     let shapes: Vec<Arc<Shape>> = (0..LOCAL_SHAPES).map(|number| Arc::new(shape(number, 1))).collect();
     let limits = Arc::new(limits(IfUnplaceable::Fail));
@@ -208,6 +210,12 @@ pub fn resident() -> Option<u64> {
 mod tests {
     use super::*;
     use crate::model::Head;
+
+    #[test]
+    fn runners_of_a_local_world_hold_as_much_as_it_says() {
+        let state = local_state(World { runners: 20, cores: 8, tasks: 100, from_cores: 1 }, true);
+        assert!(state.fleet().seats().all(|seat| state.artifacts().count(&seat.runner.id) == HELD));
+    }
 
     #[test]
     fn a_turn_looks_at_every_line_whatever_was_woken_before() {

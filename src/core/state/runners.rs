@@ -24,6 +24,7 @@ impl State {
         let before = old.as_ref().map(|old| (old.state(), old.offer.clone()));
         let after = (runner.state(), runner.offer.clone());
         self.fleet.put(runner.clone());
+        self.artifacts.seat(&id, self.fleet.number(&id));
         self.pullers_changed(old.as_deref(), Some(&runner));
         if before.is_some_and(|before| before != after) {
             self.no_more_waiting_for(&id);

@@ -27,11 +27,11 @@ impl State {
             let task = self.task(id.as_str()).expect("only tasks that are there wait for their time").clone();
             self.stand(&task, Wake::TimeCame);
         }
-        while let Some((at, id)) = self.ladder.next_end().cloned() {
+        while let Some((at, task)) = self.ladder.next_end() {
             if at > self.now {
                 break;
             }
-            let task = self.task(id.as_str()).expect("only tasks that are there have a wait").clone();
+            let task = task.clone();
             self.unstand(&task);
             self.stand(&task, Wake::WaitOver);
         }
@@ -77,7 +77,7 @@ impl State {
     fn unstand_with(&mut self, task: &Arc<Task>, of_running_build: bool) {
         self.note_leaving(&task.id);
         let (key, rank) = self.place_with(task, of_running_build);
-        let step = self.ladder.remove(task, &key, rank, &mut self.artifacts);
+        let step = self.ladder.remove(task, &mut self.artifacts);
         if step.is_none_or(|step| step == Step::Open) {
             self.backlog.remove(&key, rank);
         }
@@ -134,10 +134,12 @@ impl State {
         if self.ladder.is_empty() {
             return;
         }
-        for task in self.groups.get(group).into_iter().flat_map(|group| group.live()) {
-            if self.ladder.step(task).is_some() {
-                self.wakes.task(task, Wake::GroupSlot);
-            }
+        let climbs = |id: &&TaskId| {
+            let task = self.entries.get(*id).and_then(|entry| entry.task.as_ref());
+            task.is_some_and(|task| self.ladder.step(task).is_some())
+        };
+        for task in self.groups.get(group).into_iter().flat_map(|group| group.live()).filter(climbs) {
+            self.wakes.task(task, Wake::GroupSlot);
         }
     }
 
@@ -173,10 +175,10 @@ impl State {
     }
 
     pub(super) fn put_holding(&mut self, holding: &Holding) {
-        let artifact = self.artifacts.hold(holding);
-        if self.artifacts.is_wanted(artifact) {
-            let place = self.ladder.first_place(artifact);
-            self.artifacts.relist(&holding.runner, artifact, place);
+        let seat = self.fleet.number(&holding.runner);
+        let artifact = self.artifacts.hold(holding, seat);
+        if let Some(place) = self.artifacts.first_place(artifact) {
+            self.artifacts.relist(&holding.runner, artifact, Some(place));
             self.wakes.runner(&holding.runner, Wake::Artifact);
         }
         self.note_absence(&holding.runner);
