@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use longshore::core::Settings;
+use longshore::core::input::Command;
 use longshore::core::settings::Locality;
 use longshore::core::verdict::Verdict;
 use longshore::model::{AttemptOutcome, Fact, Found};
@@ -335,4 +336,32 @@ fn each_assignment_says_whether_it_hit_missed_or_timed_out() {
     world.pass_alive(CACHE_WAIT + DEPS_WAIT, &[]);
     assert_eq!(result(&world, "late"), Some((Some(Found::Timeout), Some(Found::Miss))));
     assert_eq!(result(&world, "plain"), None);
+}
+
+#[test]
+fn what_many_runners_hold_goes_in_the_same_order_as_what_a_few_hold() {
+    for runners in [3, 80] {
+        let named = |what: &str, number: u32| format!("{what}{number}");
+        let holder = |number| {
+            let held = ["x", "y", "z"].map(|what| named(what, number));
+            runner(&named("r", number)).cpu(1).holding(&held.each_ref().map(String::as_str))
+        };
+        let mut world = world((0..runners).map(holder));
+        world.command(Command::PauseQueue { queue: id("default") });
+        for number in 0..runners {
+            let (x, y, z) = (named("x", number), named("y", number), named("z", number));
+            world.submit(task(&named("reads", number)).reads(&[&y, &z]));
+            world.submit(task(&named("makes", number)).makes(&x));
+        }
+        world.submit(task("urgent").reads(&["y0"]).priority(1));
+        world.command(Command::UnpauseQueue { queue: id("default") });
+        assert_eq!(world.where_is("urgent"), "r0", "before all of lower priority");
+        assert_eq!(world.where_is("makes0"), "pending");
+        for number in 1..runners {
+            assert_eq!(world.where_is(&named("makes", number)), named("r", number), "before what only reads");
+        }
+        assert!((0..runners).all(|number| world.where_is(&named("reads", number)) == "pending"));
+        world.succeed("makes1");
+        assert_eq!(world.where_is("reads1"), "r1");
+    }
 }
