@@ -82,7 +82,7 @@ fn a_new_incarnation_keeps_all_it_lists_also_when_that_is_more_than_a_turn_can_w
     let names: Vec<String> = (0..10).map(|number| format!("t{number}")).collect();
     world.submit_all(names.iter().map(|name| task(name)));
     names.iter().for_each(|name| world.start(name));
-    let kept: Vec<Held> = names.iter().map(|name| world.held(name)).collect();
+    let kept: Vec<_> = names.iter().map(|name| world.held(name)).collect();
     world.budget.rows = 4;
     let registered = world.register(runner("r1").cpu(10).memory(100).incarnation("second").running(&kept));
     assert_eq!(registered.assignments, kept, "what is not named would be ended");
