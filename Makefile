@@ -5,6 +5,9 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 # The stories of the back end `docker` need a container engine; without one they are left out.
 ENGINE := $(shell docker info >/dev/null 2>&1 && echo yes)
 
+# Everything is tested, and built once for that: also what is left out of a plain build.
+FEATURES := --features kubernetes
+
 .PHONY: demo test fast check sim bench up tools
 
 demo:            ## the main job, in one process on real parts
@@ -12,9 +15,9 @@ demo:            ## the main job, in one process on real parts
 
 test: tools      ## everything; brings what the tests need
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --no-fail-fast $(if $(ENGINE),,-E 'not (binary(containers) | test(engine_answers))')
+	cargo nextest run $(FEATURES) --no-fail-fast $(if $(ENGINE),,-E 'not (binary(containers) | test(engine_answers))')
 else
-	cargo test --no-fail-fast $(if $(ENGINE),,-- --skip docker_backend:: --skip engine_answers)
+	cargo test $(FEATURES) --no-fail-fast $(if $(ENGINE),,-- --skip docker_backend:: --skip engine_answers)
 endif
 ifneq ($(ENGINE),yes)
 	@echo "No container engine answers: the stories of the back end docker were left out."
@@ -28,11 +31,11 @@ ifeq ($(ENGINE),yes)
 endif
 
 fast:            ## the decisions alone, in seconds
-	cargo test --test behaviour --test submission --test runner_session --test architecture
+	cargo test $(FEATURES) --test behaviour --test submission --test runner_session --test architecture
 
 check:           ## what a change must pass
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy $(FEATURES) --all-targets -- -D warnings
 	$(MAKE) test
 
 sim:             ## more seeds: make sim SEEDS=2000

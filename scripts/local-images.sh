@@ -39,7 +39,7 @@ mkdir "$work"/{longshore,nats,prometheus}
 
 binary="${LONGSHORE_BINARY:-}"
 if [ -z "$binary" ]; then
-  cargo build --release --locked --bin longshore
+  cargo build --release --locked --features kubernetes --bin longshore
   binary="${CARGO_TARGET_DIR:-target}/release/longshore"
 fi
 cp "$binary" "$work/longshore/longshore"

@@ -17,6 +17,8 @@ mod events;
 mod failure;
 mod guard;
 mod intents;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod local;
 mod logs;
 mod machine;

@@ -50,7 +50,7 @@ pub(super) struct Runner {
     /// Tasks at once, whatever they ask for
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     slots: u32,
-    /// Architecture it offers [default: this machine's]
+    /// Architecture it offers [default: this machine's; of a cluster, the one its nodes have in common]
     #[arg(long)]
     arch: Option<String>,
     /// Operating system it offers [default: this machine's]
@@ -88,6 +88,9 @@ pub(super) struct Runner {
     backend: BackendArg,
     #[command(flatten)]
     docker: DockerArgs,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    kubernetes: Box<super::kubernetes::KubernetesArgs>,
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
@@ -116,6 +119,8 @@ pub(super) enum BackendArg {
     Process,
     /// Each task's image and command, as a container of Docker or Podman
     Docker,
+    /// Each task's image and command, as a Job of a Kubernetes cluster
+    Kubernetes,
     /// Nothing: each task has succeeded at once
     Noop,
 }
@@ -151,9 +156,9 @@ enum PullArg {
 impl Runner {
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::install(self.log.logging());
-        let config = self.config()?;
+        let mut config = self.config()?;
         let (link, server) = self.link(&config.id).await?;
-        let backend = self.open_backend(&config).await?;
+        let backend = self.open_backend(&mut config).await?;
         let stop = signals::stop_asked()?;
         if self.leave_on_eof {
             signals::stop_at_end_of_input(&stop);
@@ -179,7 +184,8 @@ impl Runner {
         Ok((Arc::new(link.map_err(|why| Failure::Broken(why.to_string()))?), named.place()))
     }
 
-    async fn open_backend(&self, config: &RunnerConfig) -> Result<Arc<dyn Backend>, Failure> {
+    /// What runs the work; of a cluster, what it offers comes with it.
+    async fn open_backend(&self, config: &mut RunnerConfig) -> Result<Arc<dyn Backend>, Failure> {
         let broken = |name: &str, why: String| Failure::Broken(format!("--backend {name}: {why}"));
         Ok(match self.backend {
             BackendArg::Process => {
@@ -202,6 +208,24 @@ impl Runner {
                 };
                 let backend = DockerBackend::new(THIS_PROGRAM, settings).await;
                 Arc::new(backend.map_err(|why| broken("docker", why))?)
+            }
+            #[cfg(feature = "kubernetes")]
+            BackendArg::Kubernetes => {
+                let asked = super::kubernetes::Asked {
+                    arch: self.arch.as_deref(),
+                    os: self.os.as_deref(),
+                    cpu: self.cpu,
+                    memory: self.memory,
+                    slots_only: self.slots_only,
+                };
+                let opened = self.kubernetes.open(&asked, self.grace, config).await;
+                Arc::new(opened.map_err(|why| broken("kubernetes", why))?)
+            }
+            #[cfg(not(feature = "kubernetes"))]
+            BackendArg::Kubernetes => {
+                let why =
+                    "this program was built without it; build it with `cargo build --features kubernetes`";
+                return Err(Failure::Usage(format!("--backend kubernetes: {why}")));
             }
             BackendArg::Noop => Arc::new(NoopBackend),
         })

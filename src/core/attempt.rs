@@ -85,7 +85,8 @@ pub(super) fn end(draft: &mut Draft, task: &Arc<Task>, held: &Assignment, end: &
             if task.spent == 0 && held.pulled.is_none() {
                 blame::start_failed(draft, held);
             }
-            let reason = format!("could not be started on {}: {}", held.runner, said(end));
+            let how = if held.started.is_some() { "was lost" } else { "could not be started" };
+            let reason = format!("{how} on {}: {}", held.runner, said(end));
             let not_before = draft.now + backoff(draft, task.spent + 1);
             spend(draft, task, &reason, Some(not_before));
         }

@@ -277,6 +277,12 @@ impl Builder {
         self
     }
 
+    /// How long before its lease's end it begins to end its work; 1 s if it is not said.
+    pub fn stop_by(mut self, time: Duration) -> Self {
+        self.config.stop_by = time;
+        self
+    }
+
     /// How long running work may go on by itself when the runner is asked to leave, before it is asked to stop and handed
     /// back; none if it is not said. What was not started is handed back at once.
     pub fn leave_wait(mut self, wait: Duration) -> Self {

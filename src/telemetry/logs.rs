@@ -70,7 +70,8 @@ where
 {
     let level = logging.level.as_str();
     let others = if matches!(logging.level, Level::Error) { "error" } else { "warn" };
-    let filter = EnvFilter::new(format!("{others},longshore={level}"));
+    // The client of Kubernetes calls every answer it does not like an error; whoever asked says what it means.
+    let filter = EnvFilter::new(format!("{others},kube_client::client=off,longshore={level}"));
     let lines = fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     match logging.format {
         Format::Text => Box::new(lines.with_ansi(colours).finish()),

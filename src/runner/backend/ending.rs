@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use super::output::{KEPT_BYTES, Tail};
-use crate::model::{AttemptOutcome, End, time::format_span};
+use crate::model::{AttemptOutcome, End, resources::amount_text, time::format_span};
 
 /// Work that was made to end: why, and how hard.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +87,11 @@ impl Ending {
         self.made.get_or_insert(Made { timed_out: false, grace: Duration::ZERO, end_at: None });
     }
 
+    /// Whether it was asked, or made, to end.
+    pub(super) fn is_made(&self) -> bool {
+        self.made.is_some()
+    }
+
     /// How long work that has run out of its time is given.
     pub(super) fn timeout_grace(&self) -> Duration {
         self.timeout_grace
@@ -129,15 +134,25 @@ impl Ending {
             None if exit.code == Some(0) => (AttemptOutcome::Succeeded, None),
             None => (AttemptOutcome::Failed, exit.by_itself),
         };
-        let room = KEPT_BYTES - reason.as_ref().map_or(0, |reason| (reason.len() + 1).min(KEPT_BYTES));
-        let message = match (reason, tail.text(room)) {
-            (None, tail) if tail.is_empty() => None,
-            (None, tail) => Some(tail),
-            (Some(reason), tail) if tail.is_empty() => Some(reason),
-            (Some(reason), tail) => Some(format!("{reason}\n{tail}")),
-        };
-        End { outcome, exit_code: exit.code, message: message.map(Into::into), artifacts: Vec::new() }
+        end(outcome, exit.code, reason, tail)
     }
+}
+
+/// An end with a reason, and the last lines that were written.
+pub(super) fn end(
+    outcome: AttemptOutcome,
+    exit_code: Option<i32>,
+    reason: Option<String>,
+    tail: &Tail,
+) -> End {
+    let room = KEPT_BYTES - reason.as_ref().map_or(0, |reason| (reason.len() + 1).min(KEPT_BYTES));
+    let message = match (reason, tail.text(room)) {
+        (None, tail) if tail.is_empty() => None,
+        (None, tail) => Some(tail),
+        (Some(reason), tail) if tail.is_empty() => Some(reason),
+        (Some(reason), tail) => Some(format!("{reason}\n{tail}")),
+    };
+    End { outcome, exit_code, message: message.map(Into::into), artifacts: Vec::new() }
 }
 
 impl Made {
@@ -149,6 +164,15 @@ impl Made {
             None => format!("{forced} after a grace of {}", format_span(self.grace)),
         }
     }
+}
+
+/// What is said of work that wanted more memory than the bytes it named, or than there were if it named none.
+pub(super) fn out_of_memory(named: u64) -> String {
+    let limit = match named {
+        0 => "all the machine had".to_owned(),
+        limit => format!("its limit of {}", amount_text("memory", limit)),
+    };
+    format!("out of memory: the kernel ended it at {limit}")
 }
 
 /// `signal 9 (KILL)`.

@@ -17,6 +17,8 @@ mod ending;
 pub mod function;
 pub mod group;
 pub mod guard;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod noop;
 pub mod output;
 pub mod process;
@@ -36,6 +38,8 @@ pub use docker::DockerBackend;
 pub use function::FunctionBackend;
 pub use group::ProcessGroup;
 pub use guard::Guard;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::KubernetesBackend;
 pub use noop::NoopBackend;
 pub use process::ProcessBackend;
 

@@ -10,10 +10,10 @@ use std::path::{Component, Path, PathBuf};
 use bollard::models::{ContainerCreateBody, ContainerState, HostConfig};
 use uuid::Uuid;
 
-use super::super::ending::{Exit, signal_text};
+use super::super::ending::{Exit, out_of_memory, signal_text};
 use super::super::{Start, StartFailed};
 use super::Settings;
-use crate::model::{Resources, resources::amount_text};
+use crate::model::Resources;
 
 /// The label with the runner's id.
 pub(super) const RUNNER: &str = "longshore.runner";
@@ -109,11 +109,7 @@ pub(super) fn exit(state: Option<ContainerState>, resources: &Resources) -> Exit
     };
     let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
     let by_itself = if state.oom_killed == Some(true) {
-        let limit = match resources.memory {
-            0 => "all the machine had".to_owned(),
-            limit => format!("its limit of {}", amount_text("memory", limit)),
-        };
-        Some(format!("out of memory: the kernel ended it at {limit}"))
+        Some(out_of_memory(resources.memory))
     } else if let Some(why) = state.error.filter(|why| !why.is_empty()) {
         Some(why)
     } else {
