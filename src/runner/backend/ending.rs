@@ -88,6 +88,7 @@ impl Ending {
     }
 
     /// Whether it was asked, or made, to end.
+    #[cfg(feature = "kubernetes")]
     pub(super) fn is_made(&self) -> bool {
         self.made.is_some()
     }
