@@ -17,7 +17,9 @@ import uuid
 
 import nats
 
-SLOTS = 4
+SLOTS, GRACE = 4, 5
+POOL = os.environ.get("LONGSHORE_POOL", "default")
+PREFIX = "longshore" if POOL == "default" else f"longshore-{POOL}"  # of all subjects of the pool
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, as leases do
 
 
@@ -41,17 +43,27 @@ class Runner:
         self.ended_as = {}    # (id, token) -> the outcome, once we end it
         self.over = set()     # what is over stays over
         self.unsaid = asyncio.Queue()
+        self.leave, self.refused = asyncio.Event(), None
 
     # The lease: counts from when the answered request was sent; nothing is taken or runs without one.
 
     async def ask(self, what, **words):
         payload = json.dumps({"incarnation": self.incarnation, **words}).encode()
-        reply = await self.client.request(f"longshore.runner.{what}.{self.name}", payload, timeout=2)
-        answer = json.loads(reply.data)
+        reply = await self.client.request(f"{PREFIX}.runner.{what}.{self.name}", payload, timeout=2)
+        answer = self.read(reply.data)
         if "error" in answer:
+            if what == "register" and answer["error"]["code"] == "malformed" and not self.alive:
+                self.refused = answer["error"]["detail"]  # the same words will never be taken
+                self.leave.set()
             self.registered_on = None  # whatever it is, registering settles it or is told why not
             raise nats.errors.Error(f"{what}: {answer['error']}")
         return answer
+
+    def read(self, payload):
+        words = json.loads(payload)
+        if words.get("v", 1) != 1:
+            raise nats.errors.Error(f"it is of version {words['v']}, this speaks 1")
+        return words
 
     async def register(self):
         sent, running = now(), [{"id": id, "token": token} for id, token in self.held]
@@ -109,7 +121,7 @@ class Runner:
 
     async def on_delivery(self, message):
         await self.leased.wait()
-        delivery = json.loads(message.data)
+        delivery = self.read(message.data)
         for order in delivery.get("stop", []):
             self.stop(order)
         for assignment in delivery.get("assignments", []):
@@ -137,19 +149,21 @@ class Runner:
     def stop(self, order):
         held = order["id"], order["token"]
         if held in self.alive:
-            self.end(held, "cancelled")
+            self.end(held, "cancelled", signal.SIGTERM)
         elif held not in self.held and held not in self.over:
             self.say_end(held, "job", "handback", message="it does not run here")
 
     # Work: each command is a process group of its own, and ends as one.
 
-    def end(self, held, outcome):
+    def end(self, held, outcome, how=signal.SIGKILL):
         self.ended_as.setdefault(held, outcome)
         if self.alive.get(held):
             try:
-                os.killpg(self.alive[held].pid, signal.SIGKILL)
+                os.killpg(self.alive[held].pid, how)
             except ProcessLookupError:
                 pass
+            if how == signal.SIGTERM:
+                asyncio.get_running_loop().call_later(GRACE, self.end, held, outcome)
 
     async def run(self, assignment, held):
         task, code, why = assignment["task"], None, None
@@ -184,7 +198,7 @@ class Runner:
         self.say(held, kind, "end", outcome=outcome, **words)
 
     def say(self, held, kind, what, **words):
-        self.unsaid.put_nowait((held, f"longshore.{kind}.{what}.{self.name}", json.dumps(
+        self.unsaid.put_nowait((held, f"{PREFIX}.{kind}.{what}.{self.name}", json.dumps(
             {"id": held[0], "token": held[1], "incarnation": self.incarnation, **words})))
 
     async def send_reports(self):
@@ -207,13 +221,15 @@ class Runner:
         self.tasks.append(asyncio.create_task(coroutine))
 
     async def live(self):
-        self.tasks, leave = [], asyncio.Event()
+        self.tasks = []
         for name in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(name, leave.set)
-        await self.client.subscribe(f"longshore.assign.{self.name}", cb=self.on_delivery)
+            asyncio.get_running_loop().add_signal_handler(name, self.leave.set)
+        await self.client.subscribe(f"{PREFIX}.assign.{self.name}", cb=self.on_delivery)
         for duty in (self.keep_the_lease, self.end_work_with_the_lease, self.send_reports):
             self.keep(duty())
-        await leave.wait()
+        await self.leave.wait()
+        if self.refused:
+            sys.exit(f"refused: {self.refused}")
         self.tasks[0].cancel()
         self.lapse()
         while self.alive:

@@ -10,26 +10,34 @@ set -u -m # each command is a process group of its own
 url=${1:-http://127.0.0.1:8080} id=${2:-shell-$$}
 runner=$url/v1/runners/$id incarnation=$(date +%s%N)
 lease=0 until=0 beat_at=0 number=0 # seconds since the machine started
-known='' task='' token='' pid='' ended_as='' kill_at=0 unsaid='' over=' '
+turn=0 assigned='' known='' task='' token='' pid='' ended_as='' kill_at=0 unsaid='' over=' '
 leave_by=''
 trap '[ -n "$leave_by" ] || leave_by=$(($(now) + 5))' TERM INT
 
 now() { cut -d. -f1 /proc/uptime; }
-post() { curl -sf -m 2 -H 'content-type: application/json' -d "$2" "$1"; }
-# pick EXPRESSION: what Python makes of the JSON `j` on standard input.
-pick() { python3 -c "import json, re, sys; j = json.load(sys.stdin); print($1)" 2>/dev/null; }
+post() { curl -s --fail-with-body -m 2 -H 'content-type: application/json' -d "$2" "$1"; }
+# pick EXPRESSION: what Python makes of the JSON `j` on standard input; nothing of a version it does not know.
+pick() { python3 -c "import json, re, sys; j = json.load(sys.stdin); assert j.get('v', 1) == 1; print($1)" 2>/dev/null; }
 listed() { [ -z "$task" ] || printf '{"id": "%s", "token": "%s"}' "$task" "$token"; }
 report() { # report ID TOKEN WORDS
     printf '{"incarnation": "%s", "kind": "job", "id": "%s", "token": "%s", %s}' "$incarnation" "$1" "$2" "$3"
 }
 
 register() {
-    local sent answer
+    local sent answer refused
     sent=$(now)
     answer=$(post "$url/v1/runners" "{\"id\": \"$id\", \"incarnation\": \"$incarnation\", \"kinds\": [\"job\"],
-        \"slots\": 1, \"running\": [$(listed)]}") || { sleep 0.5; return; }
-    known=1
+        \"slots\": 1, \"running\": [$(listed)]}") || {
+        # The same words will never be taken.
+        refused=$(pick 'j["detail"] if j["status"] == 400 else ""' <<<"$answer")
+        [ -z "$refused$task" ] || { echo "refused: $refused" >&2; exit 2; }
+        sleep 0.5
+        return
+    }
     lease=$(pick 'sum(int(n) * {"s": 1, "m": 60}[u] for n, u in re.findall(r"(\d+)([sm])", j["lease"]))' <<<"$answer")
+    [ -n "$lease" ] || { sleep 0.5; return; }
+    known=1 turn=$(pick 'j["turn"]' <<<"$answer")
+    assigned=" $(pick '" ".join(a["token"] for a in j["assignments"])' <<<"$answer") "
     until=$((sent + lease)) beat_at=$((sent + lease / 3))
 }
 
@@ -44,7 +52,7 @@ heartbeat() {
     esac
     case $(pick 'j.get("register")' <<<"$answer") in
         True) known='' ;;
-        *) until=$((sent + lease)) beat_at=$((sent + lease / 3)) ;;
+        False | None) until=$((sent + lease)) beat_at=$((sent + lease / 3)) ;;
     esac
     stop "$answer"
 }
@@ -56,11 +64,14 @@ stop() {
         if [ "$its" = "$token" ]; then
             end cancelled TERM
         elif [[ "$over" != *" $its "* ]]; then
-            post "$runner/reports" "$(report "$other" "$its" '"report": "end", "outcome": "handback",
-                "message": "it does not run here"')" >/dev/null || return
-            over+="$its "
+            give_back "$other" "$its" handback "it does not run here" || return
         fi
     done < <(pick '"\n".join(o["id"] + " " + o["token"] for o in j.get("stop", []))' <<<"$1" | grep .)
+}
+
+give_back() { # give_back ID TOKEN OUTCOME WHY
+    post "$runner/reports" "$(report "$1" "$2" "\"report\": \"end\", \"outcome\": \"$3\", \"message\": \"$4\"")" \
+        >/dev/null && over+="$2 "
 }
 
 # Takes what is assigned, unless it was here before: what is unconfirmed is sent again.
@@ -71,6 +82,11 @@ take() {
     taken=$(pick '" ".join((j["assignments"] + [{"id": "", "token": ""}])[0][k] for k in ("id", "token"))' <<<"$delivery")
     read -r task token <<<"$taken"
     if [ -z "$task" ] || [[ "$over" == *" $token "* ]]; then
+        task='' token=''
+        return
+    fi
+    if [ "$(cut -d. -f2 <<<"$token")" -lt "$turn" ] && [[ "$assigned" != *" $token "* ]]; then
+        give_back "$task" "$token" refused "it is too old"
         task='' token=''
         return
     fi

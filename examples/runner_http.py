@@ -3,7 +3,7 @@
     python3 examples/runner_http.py http://127.0.0.1:8080 [ID]
 """
 
-import json, os, queue, re, signal, subprocess, sys, threading, time, urllib.error, urllib.request, uuid
+import json, os, queue, re, signal, subprocess, sys, threading, time, urllib.error, urllib.request
 
 SLOTS, GRACE = 4, 5
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, as leases do
@@ -20,7 +20,7 @@ def seconds(span):  # "1m30s"
 
 class Runner:
     def __init__(self, url, name):
-        self.runners, self.name, self.incarnation = f"{url}/v1/runners", name, str(uuid.uuid4())
+        self.runners, self.name, self.incarnation = f"{url}/v1/runners", name, f"{time.time_ns():020}"
         self.leased, self.known, self.until, self.lock = False, False, 0, threading.RLock()
         self.held = set()     # (id, token), from when it is taken until its end report is
         self.alive = {}       # (id, token) -> its process, or None while it starts
@@ -32,7 +32,10 @@ class Runner:
         body = words and json.dumps({"incarnation": self.incarnation, **words}).encode()
         request = urllib.request.Request(self.runners + path, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return json.loads(answer.read() or b"{}")
+            said = json.loads(answer.read() or b"{}")
+        if said.get("v", 1) != 1:
+            raise ValueError(f"it is of version {said['v']}, this speaks 1")
+        return said
 
     def listed(self):
         with self.lock:
@@ -61,8 +64,11 @@ class Runner:
                 elif self.leased or not self.alive:  # what lost its lease ends before there is another
                     self.renew("", id=self.name, kinds=["job"], slots=SLOTS)
             except (OSError, ValueError) as why:
-                print(f"no answer: {why!r}", file=sys.stderr)
-                self.known = self.known and getattr(why, "code", 500) >= 500
+                code = getattr(why, "code", 500)
+                print(f"no answer: {why!r}", why.read().decode() if code == 400 else "", file=sys.stderr)
+                if code == 400 and not self.leased:
+                    os._exit(2)  # the same words will never be taken; nothing runs
+                self.known = self.known and code >= 500
             time.sleep(self.pause if self.known else 0.2)
 
     def end_work_with_the_lease(self):

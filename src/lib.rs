@@ -4,6 +4,7 @@ pub mod adapters;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod conform;
 pub mod core;
 pub mod http;
 pub mod model;

@@ -13,6 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("adapters", &["model", "ports", "wire", "broker"]),
     ("runtime", &["model", "core", "ports"]),
     ("runner", &["model", "ports", "wire", "broker"]),
+    ("conform", &["model", "wire", "broker"]),
     ("nats", &["model", "core", "ports", "runtime", "wire", "telemetry", "broker"]),
     ("telemetry", &["model"]),
     ("config", &["model", "core", "wire", "telemetry", "broker"]),

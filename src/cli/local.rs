@@ -166,17 +166,21 @@ pub(super) fn set(keys: &[(&'static str, &str)]) -> Result<config::Settings, Fai
 
 /// A directory that goes with its owner.
 #[derive(Debug)]
-struct Scratch {
+pub(super) struct Scratch {
     path: PathBuf,
 }
 
 impl Scratch {
-    fn below(base: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn below(base: Option<&Path>) -> Result<Self, Failure> {
         let base = base.map_or_else(std::env::temp_dir, Path::to_owned);
         let path = base.join(format!("longshore-{}", uuid::Uuid::now_v7().simple()));
         std::fs::create_dir_all(&path)
             .map_err(|why| Failure::Broken(format!("make directory {}: {why}", path.display())))?;
         Ok(Self { path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 

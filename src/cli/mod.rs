@@ -1,7 +1,7 @@
 //! The command line: reads what is asked for, puts the parts together, shows what came of it.
 //!
 //! Law: a command that talks to a server speaks the public HTTP API and nothing else; only `serve`, `demo` and
-//! `bench` compose a dispatcher, and only `table` and `doctor` look at it directly. Every command has `--json` for machines and
+//! `bench` compose a dispatcher, only `conform` stands in for one, and only `table` and `doctor` look at it directly. Every command has `--json` for machines and
 //! ends with 0 done, 1 the work failed, 2 wrong usage or configuration, 3 the server cannot be reached.
 //!
 //! One file a command. `client` speaks HTTP, `paper` writes to the terminal, `failure` knows the exit codes.
@@ -10,6 +10,7 @@ pub mod bench;
 mod cancel;
 mod client;
 mod completions;
+mod conform;
 mod demo;
 mod doctor;
 pub mod embedded;
@@ -87,6 +88,7 @@ enum Command {
     Unfreeze(operate::Unfreeze),
     Table(table::Table),
     Doctor(doctor::Doctor),
+    Conform(conform::Conform),
     Completions(completions::Completions),
     Demo(demo::Demo),
     Bench(bench::Bench),
@@ -201,6 +203,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Unfreeze(unfreeze) => light(unfreeze.run()),
         Command::Table(table) => light(table.run()),
         Command::Doctor(doctor) => light(doctor.run()),
+        Command::Conform(conform) => whole(conform.run()),
         Command::Completions(completions) => completions.run(),
         Command::Demo(demo) => whole(demo.run()),
         Command::Bench(bench) => whole(bench.run()),

@@ -92,6 +92,11 @@ impl Named {
         Self { server: Server { name, ..self.server.clone() }, names: self.names.clone() }
     }
 
+    /// Its address as it was given, with whatever secrets stand in it.
+    pub(super) fn url(&self) -> &str {
+        &self.server.url
+    }
+
     /// Where it is, fit to be shown.
     pub(super) fn place(&self) -> String {
         shown(&self.server.url)

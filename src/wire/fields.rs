@@ -41,10 +41,17 @@ impl<'a> Fields<'a> {
     pub fn of_payload(value: &'a Value) -> Result<Self, Malformed> {
         let map = value.as_object().ok_or_else(|| Malformed::payload("is not a JSON object"))?;
         let fields = Self { map, path: String::new() };
-        match fields.get("v") {
-            None => Ok(fields),
-            Some(v) if v.as_u64() == Some(1) => Ok(fields),
-            Some(v) => Err(Malformed::value("v", v, "this version reads 1; send it without \"v\" or with 1")),
+        Self::of_version(fields.get("v"))?;
+        Ok(fields)
+    }
+
+    /// Whether this version reads payloads of version `v`.
+    pub fn of_version(v: Option<&Value>) -> Result<(), Malformed> {
+        match v {
+            Some(v) if v.as_u64() != Some(1) => {
+                Err(Malformed::value("v", v, "this version reads 1; send it without \"v\" or with 1"))
+            }
+            _ => Ok(()),
         }
     }
 

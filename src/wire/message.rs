@@ -143,10 +143,11 @@ pub fn write_report(report: &Report) -> Vec<u8> {
     bytes(&ReportJson { runner: Some(report.runner.as_str()), ..ReportJson::of(report) })
 }
 
-/// Reads what waits for a runner. The tasks stay the JSON they were submitted as.
+/// Reads what waits for a runner, whose `v` must be 1 or absent. The tasks stay the JSON they were submitted as.
 pub fn read_delivery(body: &[u8]) -> Result<Delivery, Malformed> {
     let read: DeliveryJson<'_> =
         serde_json::from_slice(body).map_err(|why| Malformed::payload(format!("is no delivery: {why}")))?;
+    Fields::of_version(read.v.as_ref())?;
     let assignments = read.assignments.into_iter().map(|assignment| AssignmentMessage {
         id: assignment.id,
         kind: assignment.kind,
@@ -184,6 +185,7 @@ pub fn write_delivery(delivery: &Delivery) -> Vec<u8> {
         }
     });
     bytes(&DeliveryJson {
+        v: None,
         assignments: assignments.collect(),
         stop: delivery.stop.iter().map(StopJson::of).collect(),
     })
@@ -370,6 +372,8 @@ struct LeaveJson<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct DeliveryJson<'a> {
+    #[serde(default, skip_serializing)]
+    v: Option<Value>,
     #[serde(borrow, default)]
     assignments: Vec<AssignmentJson<'a>>,
     #[serde(default)]
