@@ -26,7 +26,7 @@ lease_id() { sed 's/.*"lease":{"id":"\([^"]*\)".*/\1/' "$task"; }
 keep() {
     while sleep "$quarter"; do
         [ "$(ask POST "leases/$(lease_id)/extend" '' "$quarter")" = 200 ] && grep -q '"stop":null' "$answer" || {
-            kill -KILL -- "-$1"
+            kill -s KILL -- "-$1"
             return
         }
     done
@@ -37,7 +37,7 @@ leave() {
     trap '' TERM INT
     if [ -n "$work" ]; then
         kill "$keeper"
-        kill -KILL -- "-$work"
+        kill -s KILL -- "-$work"
         ask POST "leases/$(lease_id)/nack" '{"reason": "its puller leaves"}' 5
     fi
     exit 143
@@ -57,7 +57,7 @@ while :; do
     wait $work
     code=$?
     kill $keeper 2> /dev/null
-    kill -KILL -- "-$work" 2> /dev/null # and what it left behind
+    kill -s KILL -- "-$work" 2> /dev/null # and what it left behind
     work=''
     case $code in
         0) outcome=succeeded ;;

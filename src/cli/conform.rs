@@ -137,7 +137,8 @@ impl Conform {
                 return Err(Failure::Usage("--url and --nats: name the one the runner speaks".to_owned()));
             }
             Some(named) if named.names.prefix() != "longshore" => {
-                let why = format!("--pool: the kit makes pools of its own; leave it out or say {DEFAULT_POOL}");
+                let why =
+                    format!("--pool: the kit makes pools of its own; leave it out or say {DEFAULT_POOL}");
                 return Err(Failure::Usage(why));
             }
             Some(named) => Some((named.url().to_owned(), named.connect().await?)),
@@ -158,7 +159,9 @@ impl Conform {
 
 /// Where to listen, as an `http` URL says it.
 fn address(url: &str) -> Result<SocketAddr, Failure> {
-    let wrong = |why: String| Failure::Usage(format!("--url ({url:?}) {why}; give an address like http://127.0.0.1:9000"));
+    let wrong = |why: String| {
+        Failure::Usage(format!("--url ({url:?}) {why}; give an address like http://127.0.0.1:9000"))
+    };
     let parsed = reqwest::Url::parse(url).map_err(|why| wrong(format!("is no URL: {why}")))?;
     if parsed.scheme() != "http" {
         return Err(wrong(format!("has the scheme {:?}", parsed.scheme())));

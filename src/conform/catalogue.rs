@@ -61,41 +61,179 @@ const PROTOCOL: &str = "docs/protocol.md";
 const PULLING: &str = "examples/README.md, pulling";
 
 const RUNNER: &[Case] = &[
-    case!(Runner, "work", runner::work::work, LIFE, "reports start and end under the token, with an honest outcome"),
+    case!(
+        Runner,
+        "work",
+        runner::work::work,
+        LIFE,
+        "reports start and end under the token, with an honest outcome"
+    ),
     case!(Runner, "doubled", runner::work::doubled, HOLDS, "an assignment that comes again is started once"),
-    case!(Runner, "over", runner::work::over, HOLDS, "what has ended under a token is not started under it again"),
+    case!(
+        Runner,
+        "over",
+        runner::work::over,
+        HOLDS,
+        "what has ended under a token is not started under it again"
+    ),
     case!(Runner, "stale", runner::work::stale, HOLDS, "a token older than the registration is not started"),
-    case!(Runner, "again", runner::work::again, HOLDS, "a later attempt has a greater token and runs on its own"),
+    case!(
+        Runner,
+        "again",
+        runner::work::again,
+        HOLDS,
+        "a later attempt has a greater token and runs on its own"
+    ),
     case!(Runner, "slots", runner::work::slots, LIFE, "runs as much at once as it has slots, and never more"),
-    case!(Runner, "lease", runner::lease::lease, HOLDS, "without answers its work ends before the lease does"),
-    case!(Runner, "register", runner::lease::register, LIFE, "asked to, it registers again and its work goes on"),
-    case!(Runner, "late-result", runner::lease::late_result, LIFE, "an end is reported until taken, and listed until then"),
-    case!(Runner, "slow-start", runner::lease::slow_start, LIFE, "a dispatcher that is not there yet is tried again"),
+    case!(
+        Runner,
+        "lease",
+        runner::lease::lease,
+        HOLDS,
+        "without answers its work ends before the lease does"
+    ),
+    case!(
+        Runner,
+        "register",
+        runner::lease::register,
+        LIFE,
+        "asked to, it registers again and its work goes on"
+    ),
+    case!(
+        Runner,
+        "late-result",
+        runner::lease::late_result,
+        LIFE,
+        "an end is reported until taken, and listed until then"
+    ),
+    case!(
+        Runner,
+        "slow-start",
+        runner::lease::slow_start,
+        LIFE,
+        "a dispatcher that is not there yet is tried again"
+    ),
     case!(Runner, "stop", runner::ends::stop, LIFE, "a stop is TERM to the work, and reported as cancelled"),
-    case!(Runner, "stubborn", runner::ends::stubborn, HOLDS, "work that ignores TERM is ended, children too, in the grace"),
-    case!(Runner, "unknown-stop", runner::ends::unknown_stop, HOLDS, "a stop for what is not there is answered by handback"),
+    case!(
+        Runner,
+        "stubborn",
+        runner::ends::stubborn,
+        HOLDS,
+        "work that ignores TERM is ended, children too, in the grace"
+    ),
+    case!(
+        Runner,
+        "unknown-stop",
+        runner::ends::unknown_stop,
+        HOLDS,
+        "a stop for what is not there is answered by handback"
+    ),
     case!(Runner, "leave", runner::ends::leave, LIFE, "TERM: ends or hands back its work, leaves, and exits"),
-    case!(Runner, "killed", runner::ends::killed, HOLDS, "work of a killed runner ends before its lease does"),
-    case!(Runner, "restart", runner::ends::restart, LIFE, "comes back as a new incarnation; what it does not list is dead"),
-    case!(Runner, "unknown-fields", runner::words::unknown_fields, PROTOCOL, "fields it does not know are ignored"),
-    case!(Runner, "version", runner::words::version, PROTOCOL, "payloads of a version it does not know are not acted on"),
-    case!(Runner, "refused", runner::words::refused, PROTOCOL, "refused for its protocol, it ends and says why"),
+    case!(
+        Runner,
+        "killed",
+        runner::ends::killed,
+        HOLDS,
+        "work of a killed runner ends before its lease does"
+    ),
+    case!(
+        Runner,
+        "restart",
+        runner::ends::restart,
+        LIFE,
+        "comes back as a new incarnation; what it does not list is dead"
+    ),
+    case!(
+        Runner,
+        "unknown-fields",
+        runner::words::unknown_fields,
+        PROTOCOL,
+        "fields it does not know are ignored"
+    ),
+    case!(
+        Runner,
+        "version",
+        runner::words::version,
+        PROTOCOL,
+        "payloads of a version it does not know are not acted on"
+    ),
+    case!(
+        Runner,
+        "refused",
+        runner::words::refused,
+        PROTOCOL,
+        "refused for its protocol, it ends and says why"
+    ),
 ];
 
 const PULLER: &[Case] = &[
     case!(Puller, "work", puller::work::work, PULLING, "pulls, starts, and says how it ended"),
-    case!(Puller, "empty", puller::work::empty, PULLING, "given nothing, it waits as long as Retry-After says"),
-    case!(Puller, "refused-start", puller::work::refused_start, PULLING, "work begins only when its start was taken"),
+    case!(
+        Puller,
+        "empty",
+        puller::work::empty,
+        PULLING,
+        "given nothing, it waits as long as Retry-After says"
+    ),
+    case!(
+        Puller,
+        "refused-start",
+        puller::work::refused_start,
+        PULLING,
+        "work begins only when its start was taken"
+    ),
     case!(Puller, "long", puller::work::long, PULLING, "extends the lease of work that takes longer"),
     case!(Puller, "late-end", puller::work::late_end, PULLING, "an end that comes too late is let go"),
-    case!(Puller, "forgotten", puller::work::forgotten, PULLING, "subscribes again where its subscription is unknown"),
-    case!(Puller, "lease", puller::ends::lease, PULLING, "without answers its work ends before the lease does"),
+    case!(
+        Puller,
+        "forgotten",
+        puller::work::forgotten,
+        PULLING,
+        "subscribes again where its subscription is unknown"
+    ),
+    case!(
+        Puller,
+        "lease",
+        puller::ends::lease,
+        PULLING,
+        "without answers its work ends before the lease does"
+    ),
     case!(Puller, "taken-away", puller::ends::taken_away, PULLING, "work whose lease is over is stopped"),
-    case!(Puller, "stop", puller::ends::stop, PULLING, "work that is to be stopped is stopped, and its end said"),
-    case!(Puller, "leave", puller::ends::leave, PULLING, "TERM: ends its work, gives the task back, and exits"),
-    case!(Puller, "killed", puller::ends::killed, PULLING, "work of a killed puller ends before its lease does"),
-    case!(Puller, "restart", puller::ends::restart, PULLING, "under its name it gets what it had not started again"),
-    case!(Puller, "slow-start", puller::work::slow_start, PULLING, "a dispatcher that is not there yet is tried again"),
+    case!(
+        Puller,
+        "stop",
+        puller::ends::stop,
+        PULLING,
+        "work that is to be stopped is stopped, and its end said"
+    ),
+    case!(
+        Puller,
+        "leave",
+        puller::ends::leave,
+        PULLING,
+        "TERM: ends its work, gives the task back, and exits"
+    ),
+    case!(
+        Puller,
+        "killed",
+        puller::ends::killed,
+        PULLING,
+        "work of a killed puller ends before its lease does"
+    ),
+    case!(
+        Puller,
+        "restart",
+        puller::ends::restart,
+        PULLING,
+        "under its name it gets what it had not started again"
+    ),
+    case!(
+        Puller,
+        "slow-start",
+        puller::work::slow_start,
+        PULLING,
+        "a dispatcher that is not there yet is tried again"
+    ),
 ];
 
 #[cfg(test)]

@@ -125,7 +125,11 @@ impl Counter {
     /// Asks with its next answers about the lease of `task` that its work be stopped.
     pub fn stops(&self, task: &TaskId) {
         self.change(|state| {
-            state.leases.iter_mut().filter(|(id, _)| id.task == *task).for_each(|(_, lease)| lease.stop = true);
+            state
+                .leases
+                .iter_mut()
+                .filter(|(id, _)| id.task == *task)
+                .for_each(|(_, lease)| lease.stop = true);
         });
     }
 
@@ -203,8 +207,7 @@ impl Counter {
             Ok(lease) => lease,
             Err(why) => return unreadable(format!("{why}")),
         };
-        read_said(word, body)
-            .map_or_else(|why| unreadable(why.to_string()), |word| Asked::Said(lease, word))
+        read_said(word, body).map_or_else(|why| unreadable(why.to_string()), |word| Asked::Said(lease, word))
     }
 
     /// Takes a subscription.
@@ -324,7 +327,9 @@ impl State {
         let stop = lease.stop.then_some("the kit asks for it");
         let deadline = as_time(lease.over_at).rfc3339();
         let runs = format_span(self.lease);
-        Answer::ok(json!({"id": id.to_string(), "deadline": deadline, "runs": runs, "stop": stop}).to_string())
+        Answer::ok(
+            json!({"id": id.to_string(), "deadline": deadline, "runs": runs, "stop": stop}).to_string(),
+        )
     }
 }
 

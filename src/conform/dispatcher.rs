@@ -16,13 +16,13 @@ use crate::model::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, Leave, Registered,
     Registration, Report, Reported, RunnerId, StopOrder, Token,
 };
+use crate::wire::Malformed;
 use crate::wire::message::{
     Said, read_heartbeat, read_leave, read_registration, read_reports, write_delivery,
     write_heartbeat_answer, write_registered,
 };
 use crate::wire::refusal::{MALFORMED, Refusal, UNKNOWN_RUNNER};
 use crate::wire::subject::Ask;
-use crate::wire::Malformed;
 
 /// What was sent is not sent again before.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -283,10 +283,8 @@ impl State {
     }
 
     fn register(&mut self, registration: Registration) -> Vec<u8> {
-        let same = self
-            .registered
-            .as_ref()
-            .is_some_and(|before| before.incarnation == registration.incarnation);
+        let same =
+            self.registered.as_ref().is_some_and(|before| before.incarnation == registration.incarnation);
         if !same {
             let listed = |open: &Open| registration.running.contains(&held(&open.message));
             self.open.retain(listed);
@@ -472,6 +470,7 @@ pub fn told(heard: &[Heard]) -> String {
     match (text.is_empty(), beats) {
         (true, 0) => "nothing said".to_owned(),
         (true, _) => format!("{beats} heartbeats"),
+        (false, 0) => text,
         (false, _) => format!("{text}; {beats} heartbeats"),
     }
 }

@@ -210,11 +210,7 @@ async fn subscribe(State(behind): State<Behind>, body: Bytes) -> Response {
     }
 }
 
-async fn pull(
-    State(behind): State<Behind>,
-    Path(id): Path<Id>,
-    Query(wanted): Query<Wanted>,
-) -> Response {
+async fn pull(State(behind): State<Behind>, Path(id): Path<Id>, Query(wanted): Query<Wanted>) -> Response {
     let late = late(&wanted, Duration::ZERO);
     let mut changes = behind.counter.changes();
     loop {

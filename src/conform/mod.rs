@@ -26,13 +26,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use catalogue::{Case, Role, cases};
 
 use crate::broker::Connection;
 use scene::Scene;
+
+/// The longest a case may take: each of its waits has a bound of its own, what a server is asked in between may not.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// What is tried, and how.
 #[derive(Debug, Clone)]
@@ -67,7 +70,9 @@ pub struct Verdict {
 /// Whether a rule was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    Passed { seen: String },
+    Passed {
+        seen: String,
+    },
     Failed(Broken),
     /// Whoever asked said that the rule does not apply.
     LeftOut,
@@ -122,6 +127,7 @@ async fn one(settings: Arc<Settings>, case: &'static Case, stop: &CancellationTo
         Ok(mut scene) => {
             let told = tokio::select! {
                 told = (case.story)(&mut scene) => told,
+                () = sleep(LONGEST) => Err(Broken::new(format!("an end within {LONGEST:?}"), "none")),
                 () = stop.cancelled() => Err(Broken::new("to be let finish", "an interrupt")),
             };
             let told = told.and_then(|seen| scene.all_was_readable().map(|()| seen));

@@ -121,9 +121,13 @@ impl Way {
         let mut changes = self.dispatcher.changes();
         loop {
             let fair = self.dispatcher.weather() == Weather::Fair;
-            if fair && self.dispatcher.knows_its_runner() && let Some(delivery) = self.dispatcher.delivery() {
+            if fair
+                && self.dispatcher.knows_its_runner()
+                && let Some(delivery) = self.dispatcher.delivery()
+            {
                 // What is not confirmed is sent again.
-                let _ = self.connection.client.publish(self.names.assign(&self.runner), delivery.into()).await;
+                let _ =
+                    self.connection.client.publish(self.names.assign(&self.runner), delivery.into()).await;
             }
             // A change and the time to look again are both reasons to go on.
             let _ = timeout(LOOK_AGAIN * 10, changes.changed()).await;

@@ -24,7 +24,7 @@ use crate::model::{AssignmentMessage, End, Held, Kind, Offer, QueueId, Registrat
 /// How often a fact is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long what needs no patience may take, on a machine with much else to do.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(20);
 /// How long what must not happen is watched for.
 pub const A_WHILE: Duration = Duration::from_millis(1_500);
 
@@ -203,7 +203,7 @@ impl Scene {
 
     // Waiting.
 
-    /// Waits for a fact.
+    /// Waits for a fact, at most until the program ends.
     pub async fn until<T>(
         &mut self,
         expected: impl Into<String>,
@@ -212,15 +212,21 @@ impl Scene {
     ) -> Result<T, Broken> {
         let (expected, began) = (expected.into(), Instant::now());
         loop {
+            // Its last words are heard before its end is seen.
+            let gone = self.program.as_mut().is_some_and(|program| program.ended().is_some());
             if let Some(found) = look(&self.dispatcher) {
                 return Ok(found);
             }
-            if began.elapsed() > within {
+            if gone || began.elapsed() > within {
                 let seen = self.dispatcher.heard(told);
-                let seen = self.counter.heard(|said| said.is_empty().then_some(seen)).unwrap_or_else(|| {
-                    self.counter.told()
-                });
-                return Err(Broken::new(format!("{expected} within {within:?}"), format!("{seen}{}", self.end_said())));
+                let seen = self
+                    .counter
+                    .heard(|said| said.is_empty().then_some(seen))
+                    .unwrap_or_else(|| self.counter.told());
+                return Err(Broken::new(
+                    format!("{expected} within {within:?}"),
+                    format!("{seen}{}", self.end_said()),
+                ));
             }
             sleep(LOOK_AGAIN).await;
         }
@@ -273,19 +279,17 @@ impl Scene {
         }
     }
 
-    /// Fails if the program has ended.
-    pub fn still_there(&mut self) -> Result<(), Broken> {
-        let seen = self.end_said();
-        ensure(seen.is_empty(), "the program to go on", seen.trim_start_matches("; "))
-    }
-
     /// Watches for a while that `task` is not started again than `starts` times.
     pub async fn is_not_started(&mut self, task: &Task, starts: usize, why: &str) -> Result<(), Broken> {
         let until = Instant::now() + A_WHILE;
         while Instant::now() < until {
             let seen = task.marks.seen().starts.len();
             let times = if starts == 0 { "never".to_owned() } else { format!("{starts} time") };
-            ensure(seen <= starts, format!("{} to be started {times}: {why}", task.held.id), format!("{seen} starts"))?;
+            ensure(
+                seen <= starts,
+                format!("{} to be started {times}: {why}", task.held.id),
+                format!("{seen} starts"),
+            )?;
             sleep(LOOK_AGAIN).await;
         }
         Ok(())
@@ -297,14 +301,19 @@ impl Scene {
         sleep(watch).await;
         let last = marks.seen().last;
         let late = last.saturating_sub(over);
-        ensure(late.is_zero(), format!("the work to have ended {what}"), format!("its marks go on {late:?} after that"))?;
+        ensure(
+            late.is_zero(),
+            format!("the work to have ended {what}"),
+            format!("its marks go on {late:?} after that"),
+        )?;
         Ok(over - last)
     }
 
     /// When the lease that was last renewed is over, by the time of day, as late as anybody may count it.
     pub fn lease_over(&self) -> Duration {
         self.dispatcher.heard(|heard| {
-            let renewals = |heard: &&Heard| heard.taken && matches!(heard.word, Word::Registered(_) | Word::Beat(_));
+            let renewals =
+                |heard: &&Heard| heard.taken && matches!(heard.word, Word::Registered(_) | Word::Beat(_));
             heard.iter().rev().find(renewals).map_or(Duration::ZERO, |heard| heard.at)
         }) + self.settings.lease
     }

@@ -28,7 +28,11 @@ pub async fn lease(scene: &mut Scene) -> Told {
     scene.counter.turns(Weather::Silent);
     let (silent, over) = (time_of_day(), scene.counter.over_at(&task.held.id));
     let early = scene.is_dead_by(&task.marks, over, "before its lease was over").await?;
-    ensure(task.marks.seen().last > silent, "the work to go on under its lease", "no mark after the last answer")?;
+    ensure(
+        task.marks.seen().last > silent,
+        "the work to go on under its lease",
+        "no mark after the last answer",
+    )?;
     scene.counter.takes_away(&task.held.id);
     scene.counter.turns(Weather::Fair);
     works_on(scene).await?;
@@ -40,7 +44,8 @@ pub async fn taken_away(scene: &mut Scene) -> Told {
     let task = begin(scene).await?;
     let over = scene.counter.over_at(&task.held.id);
     scene.counter.takes_away(&task.held.id);
-    let early = scene.is_dead_by(&task.marks, over, "when its lease, which was answered 410, was over").await?;
+    let early =
+        scene.is_dead_by(&task.marks, over, "when its lease, which was answered 410, was over").await?;
     works_on(scene).await?;
     was_not_claimed(scene, &task)?;
     Ok(format!("answered 410: dead {early:.1?} before the lease would have been over, pulled on"))
@@ -52,7 +57,9 @@ pub async fn stop(scene: &mut Scene) -> Told {
     let (counter, id) = (scene.counter.clone(), task.held.id.clone());
     let within = scene.counter.lease() + scene.settings.grace + SOON;
     let said = scene
-        .until("the end of its work to be said", within, |_| counter.heard(|said| said.iter().find(|said| is_last(said, &id)).cloned()))
+        .until("the end of its work to be said", within, |_| {
+            counter.heard(|said| said.iter().find(|said| is_last(said, &id)).cloned())
+        })
         .await?;
     scene.is_dead_by(&task.marks, said.at, "when its end was said").await?;
     was_not_claimed(scene, &task)?;

@@ -20,9 +20,13 @@ async fn runs(scene: &mut Scene, name: &str, work: Work) -> Result<Task, Broken>
     let task = put(scene, name, work);
     let (counter, id) = (scene.counter.clone(), task.held.id.clone());
     let begun = move || {
-        counter.heard(|said| said.iter().any(|said| said.status == 200 && said.of(&id) == Some(&LeaseWord::Start)))
+        counter.heard(|said| {
+            said.iter().any(|said| said.status == 200 && said.of(&id) == Some(&LeaseWord::Start))
+        })
     };
-    scene.until(format!("{name} to start"), SOON, |_| (begun() && task.marks.started()).then_some(())).await?;
+    scene
+        .until(format!("{name} to start"), SOON, |_| (begun() && task.marks.started()).then_some(()))
+        .await?;
     Ok(task)
 }
 

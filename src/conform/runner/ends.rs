@@ -10,7 +10,7 @@ use crate::conform::{Broken, Told, ensure};
 use crate::model::{AttemptOutcome, Token};
 
 /// How late after its grace an end may be reported.
-const SLACK: Duration = Duration::from_secs(3);
+const SLACK: Duration = Duration::from_secs(5);
 
 pub async fn stop(scene: &mut Scene) -> Told {
     scene.begin().await?;
@@ -53,7 +53,11 @@ pub async fn unknown_stop(scene: &mut Scene) -> Told {
     let task = scene.task("never", Work::of_beats(1));
     scene.dispatcher.stop(&task.held);
     let end = scene.end(&task, SOON).await?;
-    ensure(end.outcome == AttemptOutcome::Handback, "a stop for what is not there answered by handback", end.outcome.as_str())?;
+    ensure(
+        end.outcome == AttemptOutcome::Handback,
+        "a stop for what is not there answered by handback",
+        end.outcome.as_str(),
+    )?;
     scene.dispatcher.send_once(task.message.clone());
     let next = scene.assign("next", Work::of_beats(1));
     scene.end(&next, SOON).await?;
@@ -111,7 +115,11 @@ pub async fn restart(scene: &mut Scene) -> Told {
         return started_once(&task, "took its work over, which went on to its end");
     }
     let registered = scene.dispatcher.heard(|heard| {
-        heard.iter().filter(|heard| heard.registration().is_some_and(|said| *said == second)).map(|heard| heard.at).next()
+        heard
+            .iter()
+            .filter(|heard| heard.registration().is_some_and(|said| *said == second))
+            .map(|heard| heard.at)
+            .next()
     });
     let registered = registered.expect("it was heard just now");
     scene.is_dead_by(&task.marks, registered, "when the runner that does not list it registered").await?;
@@ -126,6 +134,10 @@ pub async fn restart(scene: &mut Scene) -> Told {
 
 fn started_once(task: &Task, seen: &str) -> Told {
     let starts = task.marks.seen().starts.len();
-    ensure(starts == 1, format!("attempt {} to start once", task.message.attempt), format!("{starts} starts"))?;
+    ensure(
+        starts == 1,
+        format!("attempt {} to start once", task.message.attempt),
+        format!("{starts} starts"),
+    )?;
     Ok(seen.to_owned())
 }

@@ -12,7 +12,7 @@ use crate::conform::scene::{SOON, Scene};
 use crate::conform::{Told, ensure};
 use crate::model::AttemptOutcome;
 
-/// How long each kind of bad weather at the start lasts.
+/// How long nobody listens at the start.
 const BAD_START: Duration = Duration::from_millis(1_500);
 
 pub async fn lease(scene: &mut Scene) -> Told {
@@ -21,14 +21,19 @@ pub async fn lease(scene: &mut Scene) -> Told {
     scene.weather(Weather::Silent);
     let (silent, over) = (time_of_day(), scene.lease_over());
     let early = scene.is_dead_by(&lost.marks, over, "before its lease was over").await?;
-    ensure(lost.marks.seen().last > silent, "the work to go on under its lease", "no mark after the last answer")?;
+    ensure(
+        lost.marks.seen().last > silent,
+        "the work to go on under its lease",
+        "no mark after the last answer",
+    )?;
 
     let before = scene.dispatcher.heard(|heard| heard.len());
     scene.dispatcher.gives_up(lost.held.token);
     scene.weather(Weather::Fair);
     scene
         .until("to register again when there are answers again", SOON, |dispatcher| {
-            dispatcher.heard(|heard| heard[before..].iter().any(|said| said.taken && said.registration().is_some()))
+            dispatcher
+                .heard(|heard| heard[before..].iter().any(|said| said.taken && said.registration().is_some()))
                 .then_some(())
         })
         .await?;
@@ -76,7 +81,11 @@ pub async fn late_result(scene: &mut Scene) -> Told {
         })
         .await?;
     let missing = scene.dispatcher.heard(|heard| {
-        heard.iter().filter(|heard| after(heard)).filter_map(Heard::listed).any(|listed| !listed.contains(&task.held))
+        heard
+            .iter()
+            .filter(|heard| after(heard))
+            .filter_map(Heard::listed)
+            .any(|listed| !listed.contains(&task.held))
     });
     ensure(!missing, "it to be listed as running until its end is taken", "a heartbeat without it")?;
     scene.hears_reports(true).await?;
@@ -84,7 +93,10 @@ pub async fn late_result(scene: &mut Scene) -> Told {
     is(&task, &end, AttemptOutcome::Succeeded, 0)?;
     scene
         .until("a heartbeat that lists it no more", SOON, |dispatcher| {
-            dispatcher.heard(|heard| heard.last().and_then(Heard::listed).is_some_and(|all| !all.contains(&task.held)))
+            dispatcher
+                .heard(|heard| {
+                    heard.last().and_then(Heard::listed).is_some_and(|all| !all.contains(&task.held))
+                })
                 .then_some(())
         })
         .await?;
@@ -95,15 +107,18 @@ pub async fn slow_start(scene: &mut Scene) -> Told {
     // Time passing is what this is about: nobody listens, then somebody who takes nothing.
     scene.start()?;
     sleep(BAD_START).await;
-    scene.still_there()?;
     scene.weather(Weather::Away);
     scene.open().await?;
-    sleep(BAD_START).await;
-    scene.still_there()?;
+    let tries = |heard: &[Heard]| heard.iter().filter_map(Heard::registration).count();
+    scene
+        .until("to try again after it was put off", SOON, |dispatcher| {
+            (dispatcher.heard(tries) >= 2).then_some(())
+        })
+        .await?;
     scene.weather(Weather::Fair);
     scene.registration(1).await?;
     let task = scene.assign("first", Work::of_beats(1));
     let end = scene.end(&task, SOON).await?;
     is(&task, &end, AttemptOutcome::Succeeded, 0)?;
-    Ok(format!("went on trying for {:?}, then worked", BAD_START * 2))
+    Ok(format!("nobody there for {BAD_START:?}, then put off: tried again, and worked"))
 }

@@ -47,6 +47,10 @@ pub async fn refused(scene: &mut Scene) -> Told {
     ensure((1..=MOST_TRIES).contains(&tries), "a registration or a few", format!("{tries} registrations"))?;
     ensure(!status.success(), "it to fail", status)?;
     let said = scene.program().last_line();
-    ensure(said.contains("protocol 2"), "it to write why it was refused", format!("{said:?} as its last words"))?;
+    ensure(
+        said.contains("protocol 2"),
+        "it to write why it was refused",
+        format!("{said:?} as its last words"),
+    )?;
     Ok(format!("ended with {status}, saying why"))
 }

@@ -43,7 +43,10 @@ fn was_told(scene: &Scene, task: &Task, incarnation: &str) -> Result<(), Broken>
         let foreign = reports.iter().find(|said| said.token != token || *said.incarnation != *incarnation);
         if let Some(said) = foreign {
             let expected = format!("reports of {id} under token {token} by incarnation {incarnation}");
-            return Err(Broken::new(expected, format!("token {}, incarnation {}", said.token, said.incarnation)));
+            return Err(Broken::new(
+                expected,
+                format!("token {}, incarnation {}", said.token, said.incarnation),
+            ));
         }
         let start_first = reports.first().is_some_and(|said| said.what == Reported::Start);
         ensure(start_first, format!("the start of {id} to be reported before its end"), "its end first")
@@ -100,7 +103,11 @@ pub async fn again(scene: &mut Scene) -> Told {
     is(&second, &end, AttemptOutcome::Succeeded, 0)?;
     for attempt in [&first, &second] {
         let starts = attempt.marks.seen().starts.len();
-        ensure(starts == 1, format!("attempt {} to start once", attempt.message.attempt), format!("{starts} starts"))?;
+        ensure(
+            starts == 1,
+            format!("attempt {} to start once", attempt.message.attempt),
+            format!("{starts} starts"),
+        )?;
     }
     Ok("the first attempt failed, the second succeeded, each under its token".to_owned())
 }
@@ -108,9 +115,12 @@ pub async fn again(scene: &mut Scene) -> Told {
 pub async fn slots(scene: &mut Scene) -> Told {
     let slots = scene.begin().await?.offer.slots as usize;
     let at_once = slots.min(MOST);
-    let tasks: Vec<Task> = (1..=at_once).map(|n| scene.assign(&format!("slot-{n}"), Work::endless())).collect();
+    let tasks: Vec<Task> =
+        (1..=at_once).map(|n| scene.assign(&format!("slot-{n}"), Work::endless())).collect();
     let all = |tasks: &[Task]| tasks.iter().all(|task| task.marks.started());
-    scene.until(format!("{at_once} tasks at once on {slots} slots"), SOON, |_| all(&tasks).then_some(())).await?;
+    scene
+        .until(format!("{at_once} tasks at once on {slots} slots"), SOON, |_| all(&tasks).then_some(()))
+        .await?;
     let mut seen = format!("{at_once} of {slots} slots at once");
     if at_once == slots {
         let more = scene.assign("one-more", Work::of_beats(1));
@@ -118,10 +128,14 @@ pub async fn slots(scene: &mut Scene) -> Told {
         tasks.iter().for_each(|task| task.marks.let_go());
         // Refused at once, or taken when there is room: both are right.
         let end = scene.end(&more, SOON).await?;
-        seen = format!("{seen}, one more {}", match end.outcome {
-            AttemptOutcome::Succeeded => "waited for room",
-            _ => "was refused",
-        });
+        let (ran, said) = (more.marks.started(), end.outcome);
+        let honest = ran == (said == AttemptOutcome::Succeeded);
+        ensure(
+            honest,
+            "one more to run when there is room, or to be refused",
+            format!("{} unseen", said.as_str()),
+        )?;
+        seen = format!("{seen}, one more {}", if ran { "waited for room" } else { "was refused" });
     }
     for task in &tasks {
         task.marks.let_go();
