@@ -30,14 +30,15 @@ register() {
         \"slots\": 1, \"running\": [$(listed)]}") || {
         # The same words will never be taken.
         refused=$(pick 'j["detail"] if j["status"] == 400 else ""' <<<"$answer")
-        [ -z "$refused$task" ] || { echo "refused: $refused" >&2; exit 2; }
+        [ -z "$refused" ] || [ -n "$task" ] || { echo "refused: $refused" >&2; exit 2; }
         sleep 0.5
         return
     }
-    lease=$(pick 'sum(int(n) * {"s": 1, "m": 60}[u] for n, u in re.findall(r"(\d+)([sm])", j["lease"]))' <<<"$answer")
-    [ -n "$lease" ] || { sleep 0.5; return; }
-    known=1 turn=$(pick 'j["turn"]' <<<"$answer")
-    assigned=" $(pick '" ".join(a["token"] for a in j["assignments"])' <<<"$answer") "
+    answer=$(pick 'sum(int(n) * {"s": 1, "m": 60}[u] for n, u in re.findall(r"(\d+)([sm])", j["lease"])), j["turn"],
+        *(a["token"] for a in j["assignments"])' <<<"$answer")
+    [ -n "$answer" ] || { sleep 0.5; return; }
+    read -r lease turn assigned <<<"$answer"
+    known=1
     until=$((sent + lease)) beat_at=$((sent + lease / 3))
 }
 
@@ -60,6 +61,7 @@ heartbeat() {
 # Answers each order to stop, also for what is not here.
 stop() {
     local other its
+    [[ "$1" != *'"stop":[]'* ]] || return # most often; reading JSON takes a moment
     while read -r other its; do
         if [ "$its" = "$token" ]; then
             end cancelled TERM
@@ -85,7 +87,7 @@ take() {
         task='' token=''
         return
     fi
-    if [ "$(cut -d. -f2 <<<"$token")" -lt "$turn" ] && [[ "$assigned" != *" $token "* ]]; then
+    if [ "$(cut -d. -f2 <<<"$token")" -lt "$turn" ] && [[ " $assigned " != *" $token "* ]]; then
         give_back "$task" "$token" refused "it is too old"
         task='' token=''
         return
