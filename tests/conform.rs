@@ -77,7 +77,7 @@ fn our_runner_keeps_the_rules() {
         "{} runner --slots-only --slots 4 --grace 1s --log-level warn --id {{id}} --data {{data}} --url {{url}}",
         env!("CARGO_BIN_EXE_longshore")
     );
-    conform(&["--runner", &runner, "--grace", "1s"]).all_passed(19);
+    conform(&["--runner", &runner, "--grace", "1s", "--jobs", "8"]).all_passed(19);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn our_runner_keeps_the_rules_over_nats() {
         "{} runner --cpu 4 --memory 4GiB --grace 1s --log-level warn --id {{id}} --data {{data}} --nats {{nats}} --pool {{pool}}",
         env!("CARGO_BIN_EXE_longshore")
     );
-    conform(&["--runner", &runner, "--grace", "1s", "--nats", &broker.url()]).all_passed(19);
+    conform(&["--runner", &runner, "--grace", "1s", "--jobs", "8", "--nats", &broker.url()]).all_passed(19);
     assert_eq!(streams(&broker), Vec::<String>::new(), "what the kit made at the server is gone");
 }
 
@@ -275,7 +275,7 @@ fn what_makes_no_sense_is_refused_with_the_remedy() {
 #[test]
 fn an_interrupted_kit_leaves_nothing_behind() {
     let directory = tempfile::TempDir::new().expect("a directory");
-    let keep = directory.path().display().to_string();
+    let keep = directory.path().canonicalize().expect("it is there").display().to_string();
     let runner = format!("python3 -B {} {{url}} {{id}}", root("examples/runner_http.py"));
     let kit = binary::Process::start(
         longshore().args(["conform", "--runner", &runner, "--case", "lease", "--keep", &keep]),

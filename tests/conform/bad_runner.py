@@ -36,7 +36,7 @@ class SaysOnce(runner_http.Runner):
 
 class DeafToTerm(runner_http.Runner):
     def live(self):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # what is ignored, its work would ignore too
         runner_http.signal.signal = lambda *_: None
         super().live()
 
