@@ -38,12 +38,12 @@ fn tries(cases: &[&str], arguments: &[&str]) -> Report {
 }
 
 impl Report {
-    fn that(&self, verdict: &str) -> Vec<&str> {
-        self.0.iter().filter(|(_, case)| case["verdict"] == verdict).map(|(name, _)| name.as_str()).collect()
+    fn that(&self, result: &str) -> Vec<&str> {
+        self.0.iter().filter(|(_, case)| case["result"] == result).map(|(name, _)| name.as_str()).collect()
     }
 
     fn all_passed(&self, count: usize) {
-        let failed: Vec<_> = self.0.values().filter(|case| case["verdict"] != "passed").collect();
+        let failed: Vec<_> = self.0.values().filter(|case| case["result"] != "passed").collect();
         assert!(failed.is_empty(), "{failed:#?}");
         assert_eq!(self.0.len(), count);
     }

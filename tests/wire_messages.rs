@@ -134,6 +134,9 @@ fn answers_heartbeats_and_farewells_are_read_back_as_they_were_written() {
     let delivery = Delivery { assignments: vec![assignment], stop: vec![stop] };
     assert_eq!(read_delivery(&write_delivery(&delivery)).expect("our own words"), delivery);
     assert!(read_delivery(b"{}").expect("nothing waits").is_empty());
+    assert!(read_delivery(br#"{"v":1}"#).expect("this version").is_empty());
+    let later = read_delivery(br#"{"v":2,"assignments":[],"stop":[]}"#).expect_err("of a later version");
+    assert_eq!(later.field, "v");
 }
 
 #[test]

@@ -15,11 +15,11 @@ use super::local::Scratch;
 use super::nats::NatsArgs;
 use super::paper::{Ink, Paper, took};
 use super::{Form, signals};
-use crate::conform::{self, Case, Found, Role, Settings, Verdict};
+use crate::conform::{self, Case, Found, Role, Settings, Tried};
 use crate::model::time::{format_span, parse_span};
 use crate::wire::subject::DEFAULT_POOL;
 
-/// The shortest lease with which a verdict is sound.
+/// The shortest lease with which what is found is sound.
 const SHORTEST_LEASE: Duration = Duration::from_secs(2);
 
 /// Try whether a runner or puller keeps the rules: the kit is the dispatcher it talks to
@@ -77,24 +77,24 @@ impl Conform {
             return Ok(());
         }
         let role = self.roles()[0];
-        let (tried, left_out) = self.chosen(role)?;
+        let (chosen, left_out) = self.chosen(role)?;
         let scratch = self.keep.is_none().then(|| Scratch::below(None)).transpose()?;
         let directory = scratch.as_ref().map(Scratch::path).or(self.keep.as_deref());
         let settings = self.settings(role, directory.expect("one of both is there").to_owned()).await?;
         let stop = signals::stop_asked()?;
-        let bar = paper.progress(tried.len() as u64, "conform");
-        let mut verdicts = conform::run(settings, tried, &stop, |verdict| {
+        let bar = paper.progress(chosen.len() as u64, "conform");
+        let mut all = conform::run(settings, chosen, &stop, |tried| {
             bar.inc(1);
-            bar.set_message(verdict.case.name);
+            bar.set_message(tried.case.name);
         })
         .await;
         bar.finish_and_clear();
         if stop.is_cancelled() {
             return Err(Failure::Broken("the cases were interrupted".to_owned()));
         }
-        let out = |case| Verdict { case, took: Duration::ZERO, found: Found::LeftOut };
-        verdicts.extend(left_out.into_iter().map(out));
-        report(paper, &verdicts)
+        let out = |case| Tried { case, took: Duration::ZERO, found: Found::LeftOut };
+        all.extend(left_out.into_iter().map(out));
+        report(paper, &all)
     }
 
     fn roles(&self) -> &'static [Role] {
@@ -116,11 +116,11 @@ impl Conform {
         }
         let asked = |case: &&Case| self.cases.is_empty() || self.cases.iter().any(|name| name == case.name);
         let out = |case: &&Case| self.without.iter().any(|name| name == case.name);
-        let (left_out, tried): (Vec<_>, Vec<_>) = all.iter().filter(asked).partition(out);
-        if tried.is_empty() {
+        let (left_out, chosen): (Vec<_>, Vec<_>) = all.iter().filter(asked).partition(out);
+        if chosen.is_empty() {
             return Err(Failure::Usage("--without leaves no case to try".to_owned()));
         }
-        Ok((tried, left_out))
+        Ok((chosen, left_out))
     }
 
     async fn settings(&self, role: Role, scratch: PathBuf) -> Result<Settings, Failure> {
@@ -199,51 +199,51 @@ fn word(role: Role) -> &'static str {
     }
 }
 
-fn report(paper: Paper, verdicts: &[Verdict]) -> Result<(), Failure> {
-    let failed = verdicts.iter().filter(|verdict| matches!(verdict.found, Found::Failed(_))).count();
+fn report(paper: Paper, all: &[Tried]) -> Result<(), Failure> {
+    let failed = all.iter().filter(|tried| matches!(tried.found, Found::Failed(_))).count();
     if paper.is_json() {
-        let cases: Vec<Value> = verdicts.iter().map(as_json).collect();
+        let cases: Vec<Value> = all.iter().map(as_json).collect();
         paper.json(&json!({"passed": failed == 0, "cases": cases}));
     } else {
-        paper.table(&["CASE", "", "TOOK", "THE RULE", "SEEN"], verdicts.iter().map(row).collect());
+        paper.table(&["CASE", "", "TOOK", "THE RULE", "SEEN"], all.iter().map(row).collect());
         paper.line("");
-        let (all, out) = (verdicts.len(), verdicts.iter().filter(|one| one.found == Found::LeftOut).count());
+        let (count, out) = (all.len(), all.iter().filter(|one| one.found == Found::LeftOut).count());
         let without = if out == 0 { String::new() } else { format!(", {out} left out") };
         paper.line(match failed {
-            0 => paper.ink(Ink::Good, format!("{} of {all} cases passed{without}.", all - out)),
-            some => paper.ink(Ink::Bad, format!("{some} of {all} cases failed{without}.")),
+            0 => paper.ink(Ink::Good, format!("{} of {count} cases passed{without}.", count - out)),
+            some => paper.ink(Ink::Bad, format!("{some} of {count} cases failed{without}.")),
         });
     }
     if failed == 0 { Ok(()) } else { Err(Failure::Work(1)) }
 }
 
-fn row(verdict: &Verdict) -> Vec<(String, Ink)> {
-    let ((said, ink), seen) = match &verdict.found {
+fn row(tried: &Tried) -> Vec<(String, Ink)> {
+    let ((said, ink), seen) = match &tried.found {
         Found::Passed { seen } => (("passed", Ink::Good), seen.clone()),
         Found::Failed(broken) => (("failed", Ink::Bad), broken.to_string()),
         Found::LeftOut => (("left out", Ink::Faint), "not applicable, by --without".to_owned()),
     };
     vec![
-        (verdict.case.name.to_owned(), Ink::Strong),
+        (tried.case.name.to_owned(), Ink::Strong),
         (said.to_owned(), ink),
-        (took(milliseconds(verdict)), Ink::Plain),
-        (verdict.case.rule.to_owned(), Ink::Plain),
+        (took(milliseconds(tried)), Ink::Plain),
+        (tried.case.rule.to_owned(), Ink::Plain),
         (seen, if ink == Ink::Bad { Ink::Plain } else { Ink::Faint }),
     ]
 }
 
-fn as_json(verdict: &Verdict) -> Value {
-    let (said, expected, seen) = match &verdict.found {
+fn as_json(tried: &Tried) -> Value {
+    let (said, expected, seen) = match &tried.found {
         Found::Passed { seen } => ("passed", None, Some(seen)),
         Found::Failed(broken) => ("failed", Some(&broken.expected), Some(&broken.seen)),
         Found::LeftOut => ("not_applicable", None, None),
     };
     json!({
-        "case": verdict.case.name, "verdict": said, "rule": verdict.case.rule, "stands_in": verdict.case.stands_in,
-        "expected": expected, "seen": seen, "took_ms": milliseconds(verdict),
+        "case": tried.case.name, "result": said, "rule": tried.case.rule, "stands_in": tried.case.stands_in,
+        "expected": expected, "seen": seen, "took_ms": milliseconds(tried),
     })
 }
 
-fn milliseconds(verdict: &Verdict) -> u64 {
-    u64::try_from(verdict.took.as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(tried: &Tried) -> u64 {
+    u64::try_from(tried.took.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,9 @@
 //! The conformance kit: does a foreign runner or puller keep the rules?
 //!
-//! Law: a verdict rests on what was observed. The kit is the dispatcher the program talks to, and the work it gives
-//! out marks a file as it starts, goes on and ends; what the program says of itself is compared with those marks and
-//! never replaces them. A case passes, fails with what was expected and what was seen, or was left out by whoever
-//! asked; none is skipped by itself. Every wait has a bound, and nothing the kit started outlives its case.
+//! Law: what is said of a case rests on what was observed. The kit is the dispatcher the program talks to, and the work
+//! it gives out marks a file as it starts, goes on and ends; what the program says of itself is compared with those
+//! marks and never replaces them. A case passes, fails with what was expected and what was seen, or was left out by
+//! whoever asked; none is skipped by itself. Every wait has a bound, and nothing the kit started outlives its case.
 //!
 //! `runner/` and `puller/` hold the cases, each a small story on a `scene` of its own: a dispatcher that decides
 //! nothing (`dispatcher`, `counter`) behind a door (`http`, `nats`), and a `program`. Its words are those of `wire`.
@@ -60,7 +60,7 @@ pub struct Settings {
 
 /// What came of a case.
 #[derive(Debug, Clone)]
-pub struct Verdict {
+pub struct Tried {
     pub case: &'static Case,
     pub took: Duration,
     /// What was seen, or why it did not pass.
@@ -106,22 +106,22 @@ pub async fn run(
     settings: Settings,
     cases: Vec<&'static Case>,
     stop: &CancellationToken,
-    done: impl Fn(&Verdict),
-) -> Vec<Verdict> {
+    done: impl Fn(&Tried),
+) -> Vec<Tried> {
     let (settings, done) = (Arc::new(settings), &done);
     let at_once = if settings.listen.is_some() { 1 } else { settings.jobs.max(1) };
     let tried = stream::iter(cases).map(|case| {
         let settings = settings.clone();
         async move {
-            let verdict = one(settings, case, stop).await;
-            done(&verdict);
-            verdict
+            let tried = one(settings, case, stop).await;
+            done(&tried);
+            tried
         }
     });
     tried.buffered(at_once).collect().await
 }
 
-async fn one(settings: Arc<Settings>, case: &'static Case, stop: &CancellationToken) -> Verdict {
+async fn one(settings: Arc<Settings>, case: &'static Case, stop: &CancellationToken) -> Tried {
     let began = Instant::now();
     let told = match Scene::set(settings, case).await {
         Ok(mut scene) => {
@@ -137,5 +137,5 @@ async fn one(settings: Arc<Settings>, case: &'static Case, stop: &CancellationTo
         Err(why) => Err(Broken::new("a place to try it", why)),
     };
     let found = told.map_or_else(Found::Failed, |seen| Found::Passed { seen });
-    Verdict { case, took: began.elapsed(), found }
+    Tried { case, took: began.elapsed(), found }
 }
