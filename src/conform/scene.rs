@@ -43,7 +43,7 @@ pub struct Scene {
 #[derive(Debug)]
 enum Door {
     Http(http::Door),
-    Nats(nats::Door),
+    Nats(Box<nats::Door>),
 }
 
 /// A task that was given out once, under one token.
@@ -74,7 +74,7 @@ impl Scene {
             (Some((url, connection)), Role::Runner) => {
                 let pool = format!("conform-{mark}");
                 variables.extend([("LONGSHORE_NATS", url.clone()), ("LONGSHORE_POOL", pool.clone())]);
-                Door::Nats(nats::Door::new(connection.clone(), &pool, &id, dispatcher.clone()))
+                Door::Nats(Box::new(nats::Door::new(connection.clone(), &pool, &id, dispatcher.clone())))
             }
             _ => {
                 let door = http::Door::new(settings.listen, dispatcher.clone(), counter.clone()).await?;
