@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use longshore::core::Settings;
 use longshore::core::settings::Locality;
-use longshore::model::{AttemptOutcome, RunnerState, Task, Time};
+use longshore::model::{AttemptOutcome, Runner, RunnerState, Task, Time};
 use proptest::prelude::*;
 
 use super::world::*;
@@ -180,7 +180,9 @@ impl Model {
                 }
             }
             Step::News { runner, added, removed } => {
-                if is_here(world, runner) {
+                // Whoever has left is told to register, and holds nothing until then.
+                let stays = |row: &Runner| row.state() != RunnerState::Lost;
+                if world.state.runner(&id(&name(runner))).is_some_and(|row| stays(row)) {
                     self.news += 1;
                     world.news(&name(runner), self.news, &names(added), &names(removed));
                     let held = self.holdings.entry(name(runner)).or_default();
@@ -213,9 +215,7 @@ impl Model {
             Step::Leave { runner } => {
                 if is_here(world, runner) && world.held_by(&name(runner)).is_empty() {
                     world.leave(&name(runner), &[]);
-                    if !is_here(world, runner) {
-                        self.holdings.remove(&name(runner));
-                    }
+                    self.holdings.remove(&name(runner));
                 }
             }
             Step::Hold { runner } => world.hold(&name(runner)),
