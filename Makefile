@@ -4,6 +4,10 @@ COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 # The stories of the back end `docker` need a container engine; without one they are left out.
 ENGINE := $(shell docker info >/dev/null 2>&1 && echo yes)
+# Those of limits need a control group (v2) with cpu and memory, named by LONGSHORE_CGROUP, or a user-mode Linux, which has one.
+UML := $(shell command -v linux.uml)
+NEITHER_CONTAINERS = $(if $(ENGINE),,| binary(containers) | test(engine_answers))
+NOR_LIMITS = $(if $(LONGSHORE_CGROUP),,| binary(limits))
 
 # Everything is tested, and built once for that: also what is left out of a plain build.
 FEATURES := --features kubernetes
@@ -15,9 +19,13 @@ demo:            ## the main job, in one process on real parts
 
 test: tools      ## everything; brings what the tests need
 ifeq ($(NEXTEST),yes)
-	cargo nextest run $(FEATURES) --no-fail-fast $(if $(ENGINE),,-E 'not (binary(containers) | test(engine_answers))')
+	cargo nextest run $(FEATURES) --no-fail-fast -E 'not (none() $(NEITHER_CONTAINERS) $(NOR_LIMITS))'
 else
-	cargo test $(FEATURES) --no-fail-fast $(if $(ENGINE),,-- --skip docker_backend:: --skip engine_answers)
+	cargo test $(FEATURES) --no-fail-fast -- $(if $(ENGINE),,--skip docker_backend:: --skip engine_answers) \
+		$(if $(LONGSHORE_CGROUP),,--skip control_groups::)
+endif
+ifeq ($(LONGSHORE_CGROUP),)
+	$(if $(UML),scripts/limits.sh,@echo "Neither LONGSHORE_CGROUP nor linux.uml: the stories of limits of cpu and memory were left out.")
 endif
 ifneq ($(ENGINE),yes)
 	@echo "No container engine answers: the stories of the back end docker were left out."

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore::model::*;
-use longshore::runner::backend::{Backend, ProcessBackend, Start, StopSender, Work, stops};
+use longshore::runner::backend::{Backend, ProcessBackend, Rlimit, Start, StopSender, Work, stops};
 use longshore::runner::boottime;
 use tempfile::TempDir;
 
@@ -106,6 +106,20 @@ async fn work_is_told_its_trace_unless_its_own_environment_names_one() {
     let own = WorkOrder { env: [("TRACEPARENT".to_owned(), "mine".to_owned())].into(), ..traced() };
     assert_eq!(text(&end_of(own).await), "mine");
     assert_eq!(text(&end_of(sh("echo ${TRACEPARENT-none}")).await), "none");
+}
+
+#[tokio::test]
+async fn work_leaves_no_core_file_and_takes_no_more_than_the_operator_said() {
+    assert_eq!(text(&end_of(sh("ulimit -c; ulimit -Hc")).await), "0\n0");
+    let limits = ["nofile=64", "fsize=1MiB"].map(|text| Rlimit::parse(text).expect("a limit"));
+    let limited = backend().limiting(&limits).expect("it may be given");
+    let script = "ulimit -c; ulimit -n; ulimit -Hn; head -c 2000000 /dev/zero > $FILE || wc -c < $FILE";
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("file").to_str().expect("text").to_owned();
+    let order = WorkOrder { env: [("FILE".to_owned(), file)].into(), ..sh(script) };
+    let end = limited.start(start_of(order).0).await.expect("it starts").end.await;
+    let lines: Vec<&str> = text(&end).lines().collect();
+    assert_eq!((&lines[..3], lines.last()), (&["0", "64", "64"][..], Some(&"1048576")), "{}", text(&end));
 }
 
 #[tokio::test]

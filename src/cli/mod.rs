@@ -26,6 +26,7 @@ mod machine;
 mod nats;
 mod operate;
 mod paper;
+mod process;
 mod provision;
 mod ps;
 mod ready;

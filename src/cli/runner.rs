@@ -12,12 +12,13 @@ use clap::{Args, ValueEnum};
 
 use super::failure::Failure;
 use super::nats::NatsArgs;
+use super::process::ProcessArgs;
 use super::{LogArgs, key_value, machine, signals};
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
 use crate::model::{ClassId, GroupId, IntentId, Kind, Offer, QueueId, Resources, RunnerId};
 use crate::runner::backend::process::THIS_PROGRAM;
-use crate::runner::backend::{Backend, DockerBackend, NoopBackend, ProcessBackend, docker};
+use crate::runner::backend::{Backend, DockerBackend, NoopBackend, docker};
 use crate::runner::http::HttpLink;
 use crate::runner::link::Link;
 use crate::runner::nats::NatsLink;
@@ -86,6 +87,8 @@ pub(super) struct Runner {
     /// What runs the work
     #[arg(long, value_enum, default_value_t = BackendArg::Process)]
     backend: BackendArg,
+    #[command(flatten)]
+    process: ProcessArgs,
     #[command(flatten)]
     docker: DockerArgs,
     #[cfg(feature = "kubernetes")]
@@ -189,8 +192,8 @@ impl Runner {
         let broken = |name: &str, why: String| Failure::Broken(format!("--backend {name}: {why}"));
         Ok(match self.backend {
             BackendArg::Process => {
-                let backend = ProcessBackend::new(THIS_PROGRAM, self.grace);
-                Arc::new(backend.map_err(|why| broken("process", why.to_string()))?)
+                let backend = self.process.open(self.grace, &config.id);
+                Arc::new(backend.map_err(|why| broken("process", why))?)
             }
             BackendArg::Docker => {
                 let mut settings = docker::Settings::new(config.id.clone());

@@ -12,6 +12,7 @@
 //! - such work runs no longer than `hold_until` last said, whether or not a runner is there: somebody else ends it;
 //! - only what is known whole is gone on with; everything else an earlier start left is ended before `adopt` returns.
 
+pub mod cgroup;
 pub mod docker;
 mod ending;
 pub mod function;
@@ -22,6 +23,7 @@ pub mod kubernetes;
 pub mod noop;
 pub mod output;
 pub mod process;
+pub mod rlimit;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use tokio::sync::watch;
 use super::environment;
 pub use super::output::OutputWriter;
 use crate::model::{End, Held, Kind, WorkOrder};
+pub use cgroup::Subtree;
 pub use docker::DockerBackend;
 pub use function::FunctionBackend;
 pub use group::ProcessGroup;
@@ -42,6 +45,7 @@ pub use guard::Guard;
 pub use kubernetes::KubernetesBackend;
 pub use noop::NoopBackend;
 pub use process::ProcessBackend;
+pub use rlimit::Rlimit;
 
 /// An attempt to start.
 #[derive(Debug, Clone)]

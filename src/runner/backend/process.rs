@@ -4,14 +4,18 @@
 //! process is still unwaited-for, so that the group's number cannot have been given to anybody else. If the runner
 //! stops or dies, its guard ends every group; what even that leaves, the next start of the runner ends.
 //!
+//! An attempt that names cpu or memory gets no more of them where the runner was given a control group to divide
+//! ([`cgroup`](super::cgroup)); everything of it ends with that, also what left the process group.
+//!
 //! The command gets the runner's own environment, over it the task's, over that `LONGSHORE_*`.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,9 +26,11 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::ending::{Ending, Exit, signal_text};
+use super::cgroup::{Cgroup, Subtree};
+use super::ending::{Ending, Exit, out_of_memory, signal_text};
 use super::guard::{Beginning, Guard};
 use super::output::Output;
+use super::rlimit::{NO_CORE, Rlimit};
 use super::{Backend, ProcessGroup, Start, StartFailed, Stops, Work};
 use crate::model::{End, Traceparent, WorkOrder};
 
@@ -42,6 +48,8 @@ pub struct ProcessBackend {
     guard: Guard,
     /// Between TERM and KILL of work that has run out of its time.
     timeout_grace: Duration,
+    subtree: Option<Subtree>,
+    rlimits: Arc<[Rlimit]>,
 }
 
 struct Order {
@@ -69,12 +77,32 @@ impl ProcessBackend {
                 }
             }
         })?;
-        Ok(Self { spawner, guard, timeout_grace })
+        Ok(Self { spawner, guard, timeout_grace, subtree: None, rlimits: [NO_CORE].into() })
+    }
+
+    /// Has attempts limited to the cpu and memory they name.
+    #[must_use]
+    pub fn dividing(self, subtree: Subtree) -> Self {
+        Self { subtree: Some(subtree), ..self }
+    }
+
+    /// Has each process of its work limited by these, besides that none leaves a core file. Refuses what is more than
+    /// this process may give.
+    pub fn limiting(self, limits: &[Rlimit]) -> Result<Self, String> {
+        limits.iter().try_for_each(|limit| limit.make_room())?;
+        let rlimits = self.rlimits.iter().chain(limits).copied().collect();
+        Ok(Self { rlimits, ..self })
     }
 
     /// The guard of its work.
     pub fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    fn cgroup(&self, start: &Start) -> io::Result<Option<Cgroup>> {
+        let Some(subtree) = &self.subtree else { return Ok(None) };
+        let cgroup = subtree.limit(start.held.token, &start.order.resources);
+        cgroup.map_err(|why| io::Error::new(why.kind(), format!("limit its cpu and memory: {why}")))
     }
 
     async fn spawn(&self, command: Command) -> io::Result<Child> {
@@ -103,13 +131,17 @@ impl Backend for ProcessBackend {
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = command(&start, program);
         command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(failed)?).stderr(writer);
-        begin_guarded(&mut command, self.guard.begins(start.held.token));
+        let cgroup = self.cgroup(&start).map_err(failed)?;
+        let door = cgroup.as_ref().map(Cgroup::door).transpose().map_err(failed)?;
+        begin_guarded(&mut command, self.guard.begins(start.held.token), door, self.rlimits.clone());
         let child = self.spawn(command).await.map_err(failed)?;
         let child = Leader::of(child, self.guard.clone()).map_err(failed)?;
         let output = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
         let watch = Watch {
             group: child.group,
             leader: child,
+            cgroup,
+            memory: order.resources.memory,
             guard: self.guard.clone(),
             output: Output::of(output, start.output.clone()),
             stops: start.stops,
@@ -117,6 +149,12 @@ impl Backend for ProcessBackend {
             _spawner: self.spawner.clone(),
         };
         Ok(Work { group: Some(watch.group), end: Box::pin(watch.until_end()) })
+    }
+
+    async fn clean_up(&self) -> Result<usize, String> {
+        let Some(subtree) = self.subtree.clone() else { return Ok(0) };
+        let cleaned = tokio::task::spawn_blocking(move || subtree.clean_up()).await;
+        cleaned.expect("ending what is left does not panic").map_err(|why| why.to_string())
     }
 
     fn hold_until(&self, until: Duration) {
@@ -141,9 +179,15 @@ fn command(start: &Start, program: &str) -> Command {
     command
 }
 
-/// Has the process tell the guard of itself, and the kernel end it when the thread that starts it ends.
+/// Has the process put itself under its limits, tell the guard of itself, and the kernel end it when the thread that
+/// starts it ends.
 #[allow(unsafe_code)]
-fn begin_guarded(command: &mut Command, mut beginning: Beginning) {
+fn begin_guarded(
+    command: &mut Command,
+    mut beginning: Beginning,
+    door: Option<File>,
+    rlimits: Arc<[Rlimit]>,
+) {
     let parent = rustix::process::getpid();
     // SAFETY: between fork and exec the closure makes a few system calls through rustix and neither allocates,
     // locks nor unwinds, so it is safe in a child of a process with several threads.
@@ -151,11 +195,14 @@ fn begin_guarded(command: &mut Command, mut beginning: Beginning) {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // The parent may have died before the line above: then the signal will never come.
-            if rustix::process::getppid() == Some(parent) {
-                beginning.say()
-            } else {
-                Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+            if rustix::process::getppid() != Some(parent) {
+                return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
             }
+            if let Some(door) = &door {
+                rustix::io::write(door, b"0")?;
+            }
+            rlimits.iter().try_for_each(|limit| limit.apply())?;
+            beginning.say()
         });
     }
 }
@@ -235,6 +282,9 @@ fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// What is known of running work while its end is awaited.
 struct Watch {
     leader: Leader,
+    cgroup: Option<Cgroup>,
+    /// The bytes it named; 0 if it named none.
+    memory: u64,
     group: ProcessGroup,
     guard: Guard,
     output: Output,
@@ -261,8 +311,15 @@ impl Watch {
         if self.guard.is_over() {
             self.ending.was_over();
         }
-        let exit = exit_of(self.leader.finish());
+        let mut exit = exit_of(self.leader.finish());
         self.group.until_gone().await;
+        if let Some(cgroup) = self.cgroup
+            && cgroup.end().await
+        {
+            // Out of memory is no success, whatever the first process made of it.
+            let code = exit.code.filter(|code| *code != 0);
+            exit = Exit { code, by_itself: Some(out_of_memory(self.memory)) };
+        }
         if !self.output.is_over() {
             // Whoever left the group and holds the pipe open is not waited for.
             let _ = timeout(READ_ON, self.output.drain()).await;
