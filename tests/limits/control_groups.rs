@@ -101,7 +101,7 @@ impl Drop for Crowded {
     fn drop(&mut self) {
         let _ = self.1.kill();
         let _ = self.1.wait();
-        std::fs::remove_dir(&self.0).expect("nothing is in it");
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 

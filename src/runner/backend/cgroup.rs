@@ -220,7 +220,7 @@ fn own(cgroups: &str, mounts: &str) -> Result<PathBuf, Unavailable> {
         let mut fields = mount.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
         // A mount may show only a part of the hierarchy.
-        Some(Path::new(point).join(Path::new(own).strip_prefix(root).ok()?))
+        Some(Path::new(point).join(Path::new(own).strip_prefix(root).ok()?).components().collect())
     });
     shown.ok_or_else(|| Unavailable(format!("no mount shows the control group {own}")))
 }
