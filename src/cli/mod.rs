@@ -71,7 +71,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
-    Runner(runner::Runner),
+    Runner(Box<runner::Runner>),
     Submit(submit::Submit),
     Ps(ps::Ps),
     Ready(ready::Ready),
