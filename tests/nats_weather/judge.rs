@@ -102,14 +102,21 @@ pub async fn agree_and_are_drained(replicas: &[&Replica], connection: &Connectio
             }
         }
         for stream in [names().submit_stream(), names().report_stream()] {
-            let stream = connection.jetstream.get_stream(stream).await.ok()?;
-            if stream.cached_info().state.messages > 0 {
-                return None;
-            }
+            empty(connection, stream).await?;
         }
         Some(())
     })
     .await;
+}
+
+/// Waits until every report is read. A turn shows what it decided before it says that it has read what came.
+pub async fn reports_are_read(connection: &Connection) {
+    until("every report is read", async || empty(connection, names().report_stream()).await).await;
+}
+
+async fn empty(connection: &Connection, stream: String) -> Option<()> {
+    let stream = connection.jetstream.get_stream(stream).await.ok()?;
+    (stream.cached_info().state.messages == 0).then_some(())
 }
 
 /// What a replica shows, without what moves with the clock.

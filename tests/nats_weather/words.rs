@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::judge::{Starts, agree_and_are_drained, all_end, history_tells_all, judge, marks};
+use super::judge::{
+    Starts, agree_and_are_drained, all_end, history_tells_all, judge, marks, reports_are_read,
+};
 use super::pool::{Scene, connect, names, runners_ready, until};
 use super::producer::{JOBS, ids, publish, publish_bytes};
 use super::puppet::Puppet;
@@ -73,8 +75,7 @@ async fn reports_that_come_twice_and_in_any_order_count_once() {
     stranger.ended(&json!({"id": "third", "token": "9.9.9"}), "failed").await;
     runner.started(&third).await;
     replicas[1].has("third", "running").await;
-    let stream = connection.jetstream.get_stream(names().report_stream());
-    assert_eq!(stream.await.expect("it is there").cached_info().state.messages, 0, "all were read before");
+    reports_are_read(&connection).await;
     runner.ended(&third, "succeeded").await;
     let all = BTreeSet::from(["ordered", "turned", "third"].map(str::to_owned));
     all_end(&replicas[0], &all).await;
