@@ -15,25 +15,24 @@ use crate::broker::Broker;
 const OF_HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const OF_BODY: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
-/// The events of each task until all of `ids` have ended: their states with the trace each was told with.
-async fn told(events: &mut Subscriber, ids: &[&str]) -> BTreeMap<String, Vec<(String, Option<String>)>> {
-    let mut told: BTreeMap<String, Vec<(String, Option<String>)>> = BTreeMap::new();
-    let mut open: BTreeSet<&str> = ids.iter().copied().collect();
-    while !open.is_empty() {
+/// What events told of each task: its states, with the trace each was told with.
+type Told = BTreeMap<String, Vec<(String, Option<String>)>>;
+
+/// Listens until it was told of all of `ids` that they are in `state`.
+async fn hear(events: &mut Subscriber, told: &mut Told, ids: &BTreeSet<&str>, state: &str) {
+    let has =
+        |told: &Told, id: &str| told.get(id).is_some_and(|all| all.iter().any(|(word, _)| word == state));
+    while let Some(open) = ids.iter().find(|id| !has(told, id)) {
         let event: Message = tokio::time::timeout(PATIENCE, events.next())
             .await
-            .unwrap_or_else(|_| panic!("no end was told of {open:?}"))
+            .unwrap_or_else(|_| panic!("it was not told that {open} is {state}"))
             .expect("the subscription is open");
         let trace = event.headers.as_ref().and_then(|headers| headers.get("traceparent"));
         let trace = trace.map(|trace| trace.as_str().to_owned());
         let body: Value = serde_json::from_slice(&event.payload).expect("in JSON");
-        let (id, state) = (body["id"].as_str().expect("a text"), body["state"].as_str().expect("a text"));
-        if state == "ended" {
-            open.remove(id);
-        }
-        told.entry(id.to_owned()).or_default().push((state.to_owned(), trace));
+        let word = |key: &str| body[key].as_str().expect("a text").to_owned();
+        told.entry(word("id")).or_default().push((word("state"), trace));
     }
-    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,6 +81,9 @@ async fn a_trace_is_kept_with_its_task_and_told_with_each_event_through_a_take_o
             given.insert(id, assignment.clone());
         }
     }
+    // Events are told once, by who leads: what it has not told when it is killed, nobody tells.
+    let mut told = Told::new();
+    hear(&mut events, &mut told, &given.keys().map(String::as_str).collect(), "assigned").await;
     replicas.remove(0).process.kill();
     replicas[0].leads().await;
     let mut done = BTreeSet::new();
@@ -96,7 +98,7 @@ async fn a_trace_is_kept_with_its_task_and_told_with_each_event_through_a_take_o
             given.insert((*left).to_owned(), runner.assigned(left).await);
         }
     }
-    let told = told(&mut events, &traces.map(|(id, _)| id)).await;
+    hear(&mut events, &mut told, &traces.map(|(id, _)| id).into(), "ended").await;
     for (id, wanted) in traces {
         let of_task = &told[id];
         assert!(of_task.iter().all(|(_, trace)| trace.as_deref() == wanted), "{id}: {of_task:?}");
