@@ -4,6 +4,8 @@ mod binary;
 mod broker;
 #[path = "runner_sdk/elsewhere.rs"]
 mod elsewhere;
+#[path = "runner_sdk/starts.rs"]
+mod starts;
 #[allow(dead_code, reason = "each test file uses its part")]
 #[path = "http_api/support.rs"]
 mod support;

@@ -10,11 +10,13 @@ use std::time::Duration;
 use clap::Args;
 
 use super::key_value;
-use crate::model::time::parse_span;
 use crate::model::{Offer, Resources};
 use crate::runner::RunnerConfig;
 use crate::runner::backend::KubernetesBackend;
 use crate::runner::backend::kubernetes::{STOP_BY, Settings, Wanted};
+
+/// How long a cluster may take to remove a Job whose pod does not run.
+const UNDONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// How the back end `kubernetes` finds its cluster and makes Jobs.
 #[derive(Debug, Clone, Args)]
@@ -31,9 +33,6 @@ pub(super) struct KubernetesArgs {
     /// What the cluster calls a count that tasks name, like gpu=amd.com/gpu [default: gpu=nvidia.com/gpu]
     #[arg(long = "resource-name", value_name = "NAME=RESOURCE", value_parser = key_value)]
     resource_names: Vec<(String, String)>,
-    /// How long a pod may take until it runs: to be given a place, to fetch its image
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_span)]
-    pod_running_timeout: Duration,
 }
 
 /// What the operator says of the runner.
@@ -63,7 +62,7 @@ impl KubernetesArgs {
             namespace: self.namespace.clone(),
             resource_names,
             taints: config.offer.taints.clone(),
-            running_within: self.pod_running_timeout,
+            running_within: config.start_timeout,
             timeout_grace: grace,
             ..usual
         };
@@ -90,6 +89,8 @@ impl KubernetesArgs {
         tracing::info!(cluster = backend.place(), nodes = machines, "cluster found");
         config.offer = Arc::new(offer);
         config.stop_by = STOP_BY;
+        // The back end knows what a pod waits for: it is the first to say so.
+        config.start_timeout += UNDONE_WITHIN;
         Ok(backend)
     }
 }

@@ -97,6 +97,9 @@ pub(super) struct Runner {
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
+    /// How long it may take until work runs: to fetch its image, to be given a place in a cluster
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = start_timeout)]
+    start_timeout: Duration,
     /// How much of what one task writes is kept with the dispatcher; 0 keeps the last lines alone
     #[arg(long, default_value = "1MiB", value_parser = parse_memory)]
     output_limit: u64,
@@ -269,6 +272,7 @@ impl Runner {
             class: self.class.clone(),
             intent: self.intent.clone(),
             stop_grace: self.grace,
+            start_timeout: self.start_timeout,
             output_limit: self.output_limit,
             masked: self.masked.clone(),
             ..RunnerConfig::new(id, Arc::new(offer), data_dir)
@@ -299,6 +303,11 @@ fn counted(text: &str) -> Result<(String, u64), String> {
     let (name, count) = key_value(text)?;
     let count = count.parse().map_err(|_| "expected NAME=COUNT with a whole number".to_owned())?;
     Ok((name, count))
+}
+
+fn start_timeout(text: &str) -> Result<Duration, String> {
+    let time = parse_span(text).map_err(|why| why.to_string())?;
+    if time.is_zero() { Err("expected more than 0".to_owned()) } else { Ok(time) }
 }
 
 fn price(text: &str) -> Result<f64, String> {

@@ -283,6 +283,22 @@ impl Builder {
         self
     }
 
+    /// How long the back end may take to start an attempt, fetching an image included, before the attempt has failed to
+    /// start and is made by another runner; 10 min if it is not said. A function has started when it is called. A back end
+    /// that takes as long again to end such an attempt is broken, and the runner ends.
+    pub fn start_timeout(mut self, time: Duration) -> Self {
+        let value = format_span(time);
+        self.check(
+            "start_timeout",
+            !time.is_zero(),
+            &value,
+            "must be more than 0",
+            "10 min suits large images",
+        );
+        self.config.start_timeout = time;
+        self
+    }
+
     /// How long running work may go on by itself when the runner is asked to leave, before it is asked to stop and handed
     /// back; none if it is not said. What was not started is handed back at once.
     pub fn leave_wait(mut self, wait: Duration) -> Self {

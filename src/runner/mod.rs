@@ -105,6 +105,8 @@ pub struct RunnerConfig {
     pub leave_wait: Duration,
     /// How long before its lease's end it begins to end its work.
     pub stop_by: Duration,
+    /// How long the back end may take to start an attempt, and as long again to end one that did not start in time.
+    pub start_timeout: Duration,
     /// How much of what one attempt writes is sent to the dispatcher, in bytes; 0 sends nothing.
     pub output_limit: u64,
     /// Variables of the task's or the runner's environment whose values are masked in what work writes.
@@ -129,6 +131,7 @@ impl RunnerConfig {
             stop_grace: Duration::from_secs(10),
             leave_wait: Duration::ZERO,
             stop_by: Duration::from_secs(1),
+            start_timeout: Duration::from_secs(600),
             output_limit: 1 << 20,
             masked: Vec::new(),
             min_retry: Duration::from_secs(1),
@@ -212,12 +215,14 @@ impl Runner {
         let (keep, kept) = mpsc::unbounded_channel();
         let (post, posted) = mpsc::unbounded_channel();
         let (refused, refusals) = mpsc::unbounded_channel();
+        let (broken, breaks) = mpsc::unbounded_channel();
         let (listens, listening) = watch::channel(false);
         let positions = self.backend.outlives().then(|| Positions::of(&self.config.data_dir));
         let outputs = Outputs::new(self.config.output_limit, positions);
         let (masked, link) = (self.config.masked.clone(), self.link.clone());
-        let ways = Ways { inputs: inputs.clone(), keep: keep.clone(), outputs: outputs.clone(), masked };
-        let mut running = Running::new(self.backend.clone(), link.url(), ways);
+        let ways =
+            Ways { inputs: inputs.clone(), keep: keep.clone(), broken, outputs: outputs.clone(), masked };
+        let mut running = Running::new(self.backend.clone(), link.url(), self.config.start_timeout, ways);
         let restored = go_on(&mut running, left, &keep, &self.config.id).await?;
         let session = Session::new(self.config.session(), restored, boottime());
         let keeping = tokio::spawn(posting::keep(Arc::new(outbox), kept, post));
@@ -239,7 +244,7 @@ impl Runner {
             registered: false,
             config: self.config,
         };
-        lived.live(arriving, refusals, keeping, cancelled).await
+        lived.live(arriving, refusals, breaks, keeping, cancelled).await
     }
 }
 
@@ -303,6 +308,7 @@ impl Loop {
         mut self,
         mut arriving: mpsc::UnboundedReceiver<Input>,
         mut refusals: mpsc::UnboundedReceiver<String>,
+        mut breaks: mpsc::UnboundedReceiver<String>,
         mut keeping: JoinHandle<Result<(), OutboxError>>,
         cancelled: CancellationToken,
     ) -> Result<(), RunnerError> {
@@ -329,6 +335,7 @@ impl Loop {
                 // An outbox that cannot be written, or a back end that broke, ends the runner: it could not keep its promises. Its work
                 // ends with it.
                 why = &mut broken => return Err(RunnerError::Backend { why }),
+                Some(why) = breaks.recv() => return Err(RunnerError::Backend { why }),
                 ended = &mut keeping => {
                     return Ok(ended.expect("the outbox's duty does not panic")?);
                 }

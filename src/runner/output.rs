@@ -239,11 +239,14 @@ impl Outputs {
 
 async fn send_pack(link: &dyn Link, runner: &RunnerId, pieces: &[OutputPiece]) {
     let mut pause = Pause::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut waits = false;
     loop {
         match link.output(runner, pieces).await {
             Ok(()) => return,
             Err(LinkError::Retry { after, message }) => {
-                tracing::debug!(why = %message, "output was not taken; it is sent again");
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::warn!(why = %message, "output is not taken; it is sent again");
+                }
                 sleep(pause.next(after)).await;
             }
             Err(why) => {

@@ -1,6 +1,7 @@
 //! The work that runs: one task of the runtime each, which starts it, waits for its end and says both.
 //!
-//! Law: whatever was asked to start is answered by exactly one `Ended`, also if the back end breaks off.
+//! Law: whatever was asked to start is answered by exactly one `Ended`, also if the back end breaks off. What does not
+//! start in time is ended, and only then has failed to start; a back end that cannot even say that is broken.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -10,12 +11,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
-use super::backend::{self, Backend, OutputWriter, Start, StopSender};
+use super::backend::{self, Backend, OutputWriter, Start, StartFailed, StopSender, Work};
 use super::outbox::Keep;
 use super::output::{Outputs, Secrets};
 use super::session::{Inherited, Input};
-use crate::model::{AssignmentMessage, AttemptOutcome, End, Held, WorkOrder};
+use crate::model::{AssignmentMessage, AttemptOutcome, End, Held, WorkOrder, time::format_span};
 use crate::wire::work::read_work;
 
 /// Where what becomes of work is said.
@@ -23,6 +25,8 @@ use crate::wire::work::read_work;
 pub(super) struct Ways {
     pub inputs: UnboundedSender<Input>,
     pub keep: UnboundedSender<Keep>,
+    /// Why the back end can be trusted no longer.
+    pub broken: UnboundedSender<String>,
     pub outputs: Outputs,
     /// Variables whose values nobody is to see.
     pub masked: Vec<String>,
@@ -49,13 +53,19 @@ pub(super) struct Inheritance {
 pub(super) struct Running {
     backend: Arc<dyn Backend>,
     url: Option<Arc<str>>,
+    start_timeout: Duration,
     ways: Ways,
     work: BTreeMap<Held, (StopSender, AbortHandle)>,
 }
 
 impl Running {
-    pub(super) fn new(backend: Arc<dyn Backend>, url: Option<Arc<str>>, ways: Ways) -> Self {
-        Self { backend, url, ways, work: BTreeMap::new() }
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        url: Option<Arc<str>>,
+        start_timeout: Duration,
+        ways: Ways,
+    ) -> Self {
+        Self { backend, url, start_timeout, ways, work: BTreeMap::new() }
     }
 
     /// Waits until what work wrote is on its way, but not for long.
@@ -74,8 +84,13 @@ impl Running {
         let secrets = self.ways.secrets(&order);
         let output = self.ways.outputs.begin(&held, secrets.clone());
         let (start, stop) = self.attempt(assignment, order, output);
-        let (backend, ways) = (self.backend.clone(), self.ways.clone());
-        self.watch(held, stop, secrets, async move { run(&*backend, start, &ways).await });
+        let starter = Starter {
+            backend: self.backend.clone(),
+            ways: self.ways.clone(),
+            stop: stop.clone(),
+            within: self.start_timeout,
+        };
+        self.watch(held, stop, secrets, starter.run(start));
     }
 
     /// Has the back end go on with what an earlier start began, as far as it can, and end the rest.
@@ -152,26 +167,67 @@ impl Drop for Running {
     }
 }
 
-async fn run(backend: &dyn Backend, start: Start, ways: &Ways) -> End {
-    let ended = |outcome, message: String| End {
-        outcome,
-        exit_code: None,
-        message: Some(message.into()),
-        artifacts: Vec::new(),
-    };
-    if start.stops.asked() {
-        return ended(AttemptOutcome::Cancelled, "stopped before it was started".to_owned());
-    }
-    let held = start.held.clone();
-    match backend.start(start).await {
-        Ok(work) => {
-            if let Some(group) = work.group {
-                let _ = ways.keep.send(Keep::Running(held.clone(), group));
-            }
-            let _ = ways.inputs.send(Input::Started(held));
-            work.end.await
+/// Starts one attempt.
+struct Starter {
+    backend: Arc<dyn Backend>,
+    ways: Ways,
+    stop: StopSender,
+    within: Duration,
+}
+
+impl Starter {
+    async fn run(self, start: Start) -> End {
+        if start.stops.asked() {
+            return ended(AttemptOutcome::Cancelled, "stopped before it was started".to_owned());
         }
-        Err(why) if why.own_fault => ended(AttemptOutcome::Failed, why.reason),
-        Err(why) => ended(AttemptOutcome::StartFailed, why.reason),
+        let held = start.held.clone();
+        let mut starting = self.backend.start(start);
+        match timeout(self.within, &mut starting).await {
+            Ok(Ok(work)) => {
+                if let Some(group) = work.group {
+                    let _ = self.ways.keep.send(Keep::Running(held.clone(), group));
+                }
+                let _ = self.ways.inputs.send(Input::Started(held));
+                work.end.await
+            }
+            Ok(Err(why)) => not_started(why),
+            Err(_) => self.undo(&held, starting).await,
+        }
     }
+
+    /// Ends what has not started in time, and has as long again for it.
+    async fn undo(&self, held: &Held, starting: impl Future<Output = Result<Work, StartFailed>>) -> End {
+        let within = format_span(self.within);
+        tracing::warn!(task = %held.id, token = %held.token, within, "a start takes too long and is broken off");
+        self.stop.ask(Duration::ZERO);
+        let undone = async {
+            match starting.await {
+                Ok(work) => work.end.await,
+                Err(why) => not_started(why),
+            }
+        };
+        match timeout(self.within, undone).await {
+            Ok(end) if end.outcome == AttemptOutcome::Cancelled => {
+                let why = end.message.map(|why| format!(": {why}")).unwrap_or_default();
+                ended(AttemptOutcome::StartFailed, format!("not started within {within}{why}"))
+            }
+            Ok(end) => end,
+            Err(_) => {
+                let Held { id, token } = held;
+                let why = format!(
+                    "it did not start {id} ({token}) within {within}, nor say within as long again that nothing of it runs"
+                );
+                let _ = self.ways.broken.send(why);
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+fn not_started(StartFailed { reason, own_fault }: StartFailed) -> End {
+    ended(if own_fault { AttemptOutcome::Failed } else { AttemptOutcome::StartFailed }, reason)
+}
+
+fn ended(outcome: AttemptOutcome, message: String) -> End {
+    End { outcome, exit_code: None, message: Some(message.into()), artifacts: Vec::new() }
 }

@@ -119,7 +119,8 @@ impl StartFailed {
 /// Something that runs work.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// Starts one attempt.
+    /// Starts one attempt. Asked to stop meanwhile, as also when it takes too long, it ends what it has begun, and
+    /// returns only then: work whose end is at hand, or that it could not be started.
     async fn start(&self, start: Start) -> Result<Work, StartFailed>;
 
     /// Ends what an earlier start of this runner left running here, and says how much that was.
@@ -162,7 +163,7 @@ pub trait Backend: Send + Sync + 'static {
 }
 
 /// Asks one attempt to stop.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StopSender(watch::Sender<Option<Duration>>);
 
 /// Hears when its attempt is asked to stop.

@@ -86,7 +86,7 @@ impl Engine {
             own_fault: status(&why) == Some(400),
         })?;
         if let Err(why) = self.docker.start_container(name, None).await {
-            self.remove(name).await;
+            self.until_removed(name).await;
             return Err(Refusal { said: said(&why), own_fault: false });
         }
         Ok(())
@@ -144,15 +144,26 @@ impl Engine {
         }
     }
 
-    /// Takes a container away, whatever it does.
+    /// Takes a container away that may run, and returns when the engine says that it is not there.
+    pub async fn until_removed(&self, name: &str) {
+        while !self.try_remove(name).await {
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn try_remove(&self, name: &str) -> bool {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let removed = self.docker.remove_container(name, Some(options)).await;
+        removed.is_ok() || removed.is_err_and(|why| status(&why) == Some(404))
+    }
+
+    /// Takes a container away that has ended, or whose end nobody waits for.
     pub async fn remove(&self, name: &str) {
         for _ in 0..REMOVALS {
-            let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-            match self.docker.remove_container(name, Some(options)).await {
-                Ok(()) => return,
-                Err(why) if status(&why) == Some(404) => return,
-                Err(_) => sleep(ASK_AGAIN).await,
+            if self.try_remove(name).await {
+                return;
             }
+            sleep(ASK_AGAIN).await;
         }
         tracing::warn!(
             container = name,

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::models::ContainerCreateBody;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::time::{sleep, timeout};
@@ -189,14 +190,12 @@ impl DockerBackend {
     }
 
     /// Starts the container `name` of an attempt.
-    async fn run(&self, start: &Start, name: &str) -> Result<Container, StartFailed> {
-        let image = start.order.image.as_deref().filter(|image| !image.is_empty());
-        let Some(image) = image else {
-            let reason = "spec.image is empty; this runner runs containers and needs an image";
-            return Err(StartFailed::anywhere(reason));
-        };
-        let body = container::body(&self.settings, self.mark(), start)?;
-        self.bring(image).await?;
+    async fn run(
+        &self,
+        name: &str,
+        image: &str,
+        body: ContainerCreateBody,
+    ) -> Result<Container, StartFailed> {
         let container = Container { engine: self.engine.clone(), name: name.to_owned(), removed: false };
         match self.engine.run(name, body).await {
             Ok(()) => Ok(container),
@@ -211,19 +210,27 @@ impl DockerBackend {
 impl Backend for DockerBackend {
     async fn start(&self, start: Start) -> Result<Work, StartFailed> {
         let (name, mut stops) = (container::name(&self.settings, &start), start.stops.clone());
+        let image = start.order.image.as_deref().filter(|image| !image.is_empty());
+        let Some(image) = image else {
+            let reason = "spec.image is empty; this runner runs containers and needs an image";
+            return Err(StartFailed::anywhere(reason));
+        };
+        let body = container::body(&self.settings, self.mark(), &start)?;
+        tokio::select! {
+            biased;
+            _ = stops.next() => return Ok(stopped(format!("stopped before image {image} was there"))),
+            there = self.bring(image) => there?,
+        }
         let ending = Ending::new(start.order.timeout, self.settings.timeout_grace);
         let container = tokio::select! {
             biased;
             _ = stops.next() => None,
-            container = self.run(&start, &name) => Some(container?),
+            container = self.run(&name, image, body) => Some(container?),
         };
         let Some(container) = container else {
             // What the engine was about to start is gone when this is told.
-            self.engine.remove(&name).await;
-            let message = Some("stopped before its container had started".into());
-            let end =
-                End { outcome: AttemptOutcome::Cancelled, exit_code: None, message, artifacts: Vec::new() };
-            return Ok(Work { group: None, end: Box::pin(std::future::ready(end)) });
+            self.engine.until_removed(&name).await;
+            return Ok(stopped("stopped before its container had started".to_owned()));
         };
         Ok(self.watch(container, start, ending))
     }
@@ -265,6 +272,17 @@ impl Backend for DockerBackend {
         self.guard.gone().await;
         "the guard of its containers is gone".to_owned()
     }
+}
+
+/// An attempt that was stopped before anything of it ran.
+fn stopped(message: String) -> Work {
+    let end = End {
+        outcome: AttemptOutcome::Cancelled,
+        exit_code: None,
+        message: Some(message.into()),
+        artifacts: Vec::new(),
+    };
+    Work { group: None, end: Box::pin(std::future::ready(end)) }
 }
 
 /// A container that is to be removed. Dropped before, it is ended and removed.
