@@ -60,6 +60,11 @@ impl Begun {
         tokio::spawn(self.answer().await.expect("it starts").end)
     }
 
+    async fn is_not_over_while_it_runs(&mut self, engine: &Scripted) {
+        let early = timeout(Duration::from_millis(200), &mut self.starting).await;
+        assert!(early.is_err() && engine.containers()[0].1, "its container runs");
+    }
+
     async fn not_started(self) -> StartFailed {
         self.answer().await.expect_err("it does not start")
     }
@@ -127,8 +132,7 @@ async fn a_start_that_hangs_is_over_when_the_engine_says_that_nothing_of_it_is_t
     engine.has_started(1).await;
     begun.stop.ask(Duration::ZERO);
     engine.called("remove", 1).await;
-    let early = timeout(Duration::from_millis(200), &mut begun.starting).await;
-    assert!(early.is_err() && engine.containers()[0].1, "its container runs");
+    begun.is_not_over_while_it_runs(&engine).await;
     engine.fair();
     let end = begun.answer().await.expect("it was stopped").end.await;
     assert_eq!(end.outcome, AttemptOutcome::Cancelled);
@@ -205,12 +209,14 @@ async fn an_engine_that_dies_while_a_container_is_started_leaves_none() {
     let mut engine = Scripted::start().await;
     let backend = backend(&engine).await;
     engine.weather("start", Weather::Late);
-    let begun = begin(&backend, "tools:1");
+    engine.weather("remove", Weather::Silent);
+    let mut begun = begin(&backend, "tools:1");
     engine.has_started(1).await;
     engine.door.shut();
-    engine.fair();
-    assert!(engine.containers()[0].1, "it runs, and nobody has heard of that");
     engine.door.open();
+    engine.called("remove", 1).await;
+    begun.is_not_over_while_it_runs(&engine).await;
+    engine.fair();
     let why = begun.not_started().await;
     assert!(why.reason.starts_with("start a container of tools:1: ") && !why.own_fault, "{why:?}");
     assert_eq!((engine.containers(), engine.started()), (Vec::new(), 1));
