@@ -157,7 +157,7 @@ async fn what_the_engine_makes_late_of_what_a_killed_runner_asked_for_is_removed
     let name = format!("longshore-story-asked-{}", start.held.token);
     let adopted = backend.adopt(vec![start]).await.expect("the engine answers");
     assert!(adopted.work.is_empty(), "no guard says until when it may run");
-    docker(&["run", "-d", "--name", &name, "--label", "longshore.runner=story-asked", IMAGE, "sleep", "100"]);
+    docker(&["create", "--name", &name, "--label", "longshore.runner=story-asked", IMAGE, "sleep", "100"]);
     until("it is gone", || containers("story-asked").is_empty()).await;
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::super::ending::{Exit, out_of_memory, signal_text};
 use super::super::{Start, StartFailed};
 use super::Settings;
-use crate::model::Resources;
+use crate::model::{Resources, resources::amount_text};
 
 /// The label with the runner's id.
 pub(super) const RUNNER: &str = "longshore.runner";
@@ -21,6 +21,9 @@ pub(super) const RUNNER: &str = "longshore.runner";
 pub(super) const BEGUN: &str = "longshore.start";
 pub(super) const TASK: &str = "longshore.task";
 pub(super) const TOKEN: &str = "longshore.token";
+
+/// Docker makes no container with less memory, in bytes; with other engines little less leaves room for nothing.
+const LEAST_MEMORY: u64 = 6 << 20;
 
 /// The name of the container of an attempt.
 pub(super) fn name(settings: &Settings, start: &Start) -> String {
@@ -45,6 +48,13 @@ pub(super) fn body(
         texts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     let env = start.environment().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let Resources { cpu, memory, .. } = order.resources;
+    if (1..LEAST_MEMORY).contains(&memory) {
+        let (asked, least) = (amount_text("memory", memory), amount_text("memory", LEAST_MEMORY));
+        let reason = format!(
+            "resources.memory is {asked}; a container takes {least} at least: ask for that, or for none"
+        );
+        return Err(StartFailed::anywhere(reason));
+    }
     let memory = (memory > 0).then(|| i64::try_from(memory).unwrap_or(i64::MAX));
     let host = HostConfig {
         nano_cpus: (cpu > 0).then(|| i64::try_from(cpu * 1_000_000).unwrap_or(i64::MAX)),
