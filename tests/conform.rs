@@ -3,6 +3,8 @@
 
 mod binary;
 mod broker;
+#[path = "conform/functions.rs"]
+mod functions;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -108,6 +110,14 @@ fn the_runner_in_rust_keeps_the_rules() {
     let runner = format!("env {no_engine} TMPDIR={{data}} {} {{url}} {{id}}", built.display());
     let cases = ["work", "lease", "leave", "killed", "restart", "refused"];
     tries(&cases, &["--runner", &runner, "--grace", "5s"]).all_passed(6);
+}
+
+#[test]
+fn a_runner_that_runs_no_commands_does_what_the_kit_says_in_its_own_way() {
+    needs("python3");
+    let runner = format!("python3 -B {} {{url}} {{id}}", root("tests/conform/own_way.py"));
+    let cases = ["work", "again", "lease", "stop", "leave", "restart"];
+    tries(&cases, &["--runner", &runner, "--contained", "--grace", "5s"]).all_passed(6);
 }
 
 #[test]
