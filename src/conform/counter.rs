@@ -4,7 +4,6 @@
 //! name, and what is said after a lease is over is answered 410.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -12,6 +11,7 @@ use tokio::sync::watch;
 
 use super::dispatcher::Weather;
 use super::marks::time_of_day;
+use super::watched::Watched;
 use crate::model::time::format_span;
 use crate::model::{
     AssignmentMessage, AttemptOutcome, Given, Id, LeaseId, LeaseWord, Subscription, TaskId, Time,
@@ -70,10 +70,7 @@ struct State {
 
 /// A counter; its clones are one.
 #[derive(Debug, Clone)]
-pub struct Counter {
-    state: Arc<Mutex<State>>,
-    changed: watch::Sender<()>,
-}
+pub struct Counter(Watched<State>);
 
 impl Counter {
     /// A counter where leases run for `lease` unless a subscription says otherwise.
@@ -88,43 +85,34 @@ impl Counter {
             answers: None,
             said: Vec::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::channel(()).0 }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state());
-        self.changed.send_replace(());
+        Self(Watched::new(state))
     }
 
     // What a story does.
 
     /// Changes how it is to pullers.
     pub fn turns(&self, weather: Weather) {
-        self.change(|state| state.weather = weather);
+        self.0.change(|state| state.weather = weather);
     }
 
     /// Puts a task on it.
     pub fn put(&self, message: AssignmentMessage) {
-        self.change(|state| state.waiting.push_back(message));
+        self.0.change(|state| state.waiting.push_back(message));
     }
 
     /// Answers pulls at once with nothing, to be asked again after so many seconds; `None` ends it.
     pub fn is_empty_for(&self, seconds: Option<u64>) {
-        self.change(|state| state.empty_for = seconds);
+        self.0.change(|state| state.empty_for = seconds);
     }
 
     /// Answers a word of leases (`start`, `extend`, `ack`) with this status; `None` ends it.
     pub fn answers(&self, word: Option<(&'static str, u16)>) {
-        self.change(|state| state.answers = word);
+        self.0.change(|state| state.answers = word);
     }
 
     /// Asks with its next answers about the lease of `task` that its work be stopped.
     pub fn stops(&self, task: &TaskId) {
-        self.change(|state| {
+        self.0.change(|state| {
             state
                 .leases
                 .iter_mut()
@@ -135,29 +123,29 @@ impl Counter {
 
     /// Ends the lease of `task`: it is somebody else's from now on.
     pub fn takes_away(&self, task: &TaskId) {
-        self.change(|state| state.leases.retain(|id, _| id.task != *task));
+        self.0.change(|state| state.leases.retain(|id, _| id.task != *task));
     }
 
     /// Forgets that anybody has subscribed.
     pub fn forgets(&self) {
-        self.change(|state| state.subscribed = None);
+        self.0.change(|state| state.subscribed = None);
     }
 
     /// Looks at what it was told.
     pub fn heard<T>(&self, look: impl FnOnce(&[Said]) -> T) -> T {
-        look(&self.state().said)
+        look(&self.0.state().said)
     }
 
     /// When the lease of `task` is over, by the time of day, as it was last extended.
     pub fn over_at(&self, task: &TaskId) -> Duration {
-        let state = self.state();
+        let state = self.0.state();
         let lease = state.leases.iter().find(|(id, _)| id.task == *task);
         lease.map_or(Duration::ZERO, |(_, lease)| lease.over_at)
     }
 
     /// How long its leases run.
     pub fn lease(&self) -> Duration {
-        self.state().lease
+        self.0.state().lease
     }
 
     /// The first thing said that cannot be read.
@@ -180,17 +168,17 @@ impl Counter {
 
     /// Wakes with every change.
     pub fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+        self.0.changes()
     }
 
     /// How it is now.
     pub fn weather(&self) -> Weather {
-        self.state().weather.clone()
+        self.0.state().weather.clone()
     }
 
     /// Keeps something that was not answered.
     pub fn was_not_answered(&self, asked: Asked) {
-        self.state().keep(asked, 0);
+        self.0.state().keep(asked, 0);
     }
 
     /// A subscription as it is read.
@@ -212,21 +200,17 @@ impl Counter {
 
     /// Takes a subscription.
     pub fn subscribe(&self, body: &[u8]) -> Answer {
-        let answer = self.state().take(Self::subscription(body));
-        self.changed.send_replace(());
-        answer
+        self.0.change(|state| state.take(Self::subscription(body)))
     }
 
     /// Answers a pull if it can be answered now: with a task, or with nothing once `late`.
     pub fn pull(&self, subscription: &Id, puller: Option<&Id>, late: bool) -> Option<Answer> {
-        self.state().pull(subscription, puller, late)
+        self.0.state().pull(subscription, puller, late)
     }
 
     /// Answers a word of a lease.
     pub fn say(&self, lease: &str, word: &str, body: &[u8]) -> Answer {
-        let answer = self.state().take(Self::word(lease, word, body));
-        self.changed.send_replace(());
-        answer
+        self.0.change(|state| state.take(Self::word(lease, word, body)))
     }
 }
 

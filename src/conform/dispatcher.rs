@@ -4,7 +4,6 @@
 //! asked for until it is answered, what a new incarnation does not list is given up. Doors carry its words and add
 //! none.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -12,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::marks::time_of_day;
+use super::watched::Watched;
 use crate::model::{
     AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer, Held, Leave, Registered,
     Registration, Report, Reported, RunnerId, StopOrder, Token,
@@ -97,10 +97,7 @@ struct State {
 
 /// A dispatcher with one runner; its clones are one.
 #[derive(Debug, Clone)]
-pub struct Dispatcher {
-    state: Arc<Mutex<State>>,
-    changed: watch::Sender<()>,
-}
+pub struct Dispatcher(Watched<State>);
 
 impl Dispatcher {
     /// A dispatcher that grants leases of `lease`.
@@ -119,48 +116,39 @@ impl Dispatcher {
             stops: Vec::new(),
             heard: Vec::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::channel(()).0 }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state());
-        self.changed.send_replace(());
+        Self(Watched::new(state))
     }
 
     // What a story does.
 
     /// Changes how it is to its runner.
     pub fn turns(&self, weather: Weather) {
-        self.change(|state| state.weather = weather);
+        self.0.change(|state| state.weather = weather);
     }
 
     /// Takes no reports, or takes them again.
     pub fn hears_reports(&self, hears: bool) {
-        self.change(|state| state.deaf_to_reports = !hears);
+        self.0.change(|state| state.deaf_to_reports = !hears);
     }
 
     /// Asks with its next answer that the runner register again.
     pub fn asks_to_register(&self) {
-        self.change(|state| state.asks_to_register = true);
+        self.0.change(|state| state.asks_to_register = true);
     }
 
     /// From now on all payloads carry unknown fields.
     pub fn adorns(&self) {
-        self.change(|state| state.adorned = true);
+        self.0.change(|state| state.adorned = true);
     }
 
     /// From now on all payloads say that they are of this version.
     pub fn speaks(&self, version: Option<u64>) {
-        self.change(|state| state.version = version);
+        self.0.change(|state| state.version = version);
     }
 
     /// A token greater than all before.
     pub fn new_token(&self) -> Token {
-        let mut state = self.state();
+        let mut state = self.0.state();
         state.turn += 1;
         Token { epoch: 1, turn: state.turn, index: 0 }
     }
@@ -172,51 +160,51 @@ impl Dispatcher {
 
     /// Assigns it: sent until it is confirmed.
     pub fn assign(&self, message: AssignmentMessage) {
-        self.change(|state| state.open.push(Open { message, sent: None, confirmed: false }));
+        self.0.change(|state| state.open.push(Open { message, sent: None, confirmed: false }));
     }
 
     /// Sends it once, though it is no assignment that stands.
     pub fn send_once(&self, message: AssignmentMessage) {
-        self.change(|state| state.extra.push(message));
+        self.0.change(|state| state.extra.push(message));
     }
 
     /// Takes an assignment back, as when its runner was lost.
     pub fn gives_up(&self, token: Token) {
-        self.change(|state| state.open.retain(|open| open.message.token != token));
+        self.0.change(|state| state.open.retain(|open| open.message.token != token));
     }
 
     /// Asks for a stop until it is answered.
     pub fn stop(&self, held: &Held) {
         let order =
             StopOrder { id: held.id.clone(), token: held.token, reason: "the kit asks for it".into() };
-        self.change(|state| state.stops.push((order, None)));
+        self.0.change(|state| state.stops.push((order, None)));
     }
 
     /// Looks at what it heard.
     pub fn heard<T>(&self, look: impl FnOnce(&[Heard]) -> T) -> T {
-        look(&self.state().heard)
+        look(&self.0.state().heard)
     }
 
     /// Whether the assignment under `token` has been sent.
     pub fn has_sent(&self, token: Token) -> bool {
-        self.state().open.iter().any(|open| open.message.token == token && open.sent.is_some())
+        self.0.state().open.iter().any(|open| open.message.token == token && open.sent.is_some())
     }
 
     // What a door does.
 
     /// Wakes with every change.
     pub fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+        self.0.changes()
     }
 
     /// How it is now.
     pub fn weather(&self) -> Weather {
-        self.state().weather.clone()
+        self.0.state().weather.clone()
     }
 
     /// Whether it takes reports at the moment.
     pub fn takes_reports(&self) -> bool {
-        !self.state().deaf_to_reports
+        !self.0.state().deaf_to_reports
     }
 
     /// Answers a question of `runner`, which its address may name.
@@ -226,26 +214,22 @@ impl Dispatcher {
             Ask::Heartbeat => read_heartbeat(body, runner).map(Word::Beat),
             Ask::Leave => read_leave(body, runner).map(Word::Left),
         };
-        let reply = self.state().answer(word);
-        self.changed.send_replace(());
-        reply
+        self.0.change(|state| state.answer(word))
     }
 
     /// Takes in a pack of reports.
     pub fn report(&self, said: Said<'_>, body: &[u8]) -> Reply {
-        let reply = self.state().report(read_reports(body, said));
-        self.changed.send_replace(());
-        reply
+        self.0.change(|state| state.report(read_reports(body, said)))
     }
 
     /// What is to be sent now, if anything.
     pub fn delivery(&self) -> Option<Vec<u8>> {
-        self.state().delivery()
+        self.0.state().delivery()
     }
 
     /// Whether the runner has registered here.
     pub fn knows_its_runner(&self) -> bool {
-        self.state().registered.is_some()
+        self.0.state().registered.is_some()
     }
 }
 

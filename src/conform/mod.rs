@@ -18,6 +18,7 @@ mod program;
 mod puller;
 mod runner;
 mod scene;
+mod watched;
 
 use std::fmt;
 use std::net::SocketAddr;
