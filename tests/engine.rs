@@ -1,6 +1,7 @@
 //! The docker back end in bad weather: an engine that hangs, answers nonsense, or dies while it is used. The engine is
 //! scripted; what a real one does is told in `tests/containers`.
 
+mod binary;
 #[path = "engine/door.rs"]
 mod door;
 #[path = "engine/scripted.rs"]
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use binary::{Server, runner, text, wait_for};
 use longshore::model::{AttemptOutcome, End, Held, Id, Kind, Token, WorkOrder};
 use longshore::runner::backend::docker::Settings;
 use longshore::runner::backend::{Backend, DockerBackend, Start, StartFailed, StopSender, Work, stops};
@@ -221,4 +223,43 @@ async fn an_engine_that_dies_while_a_container_is_started_leaves_none() {
     assert!(why.reason.starts_with("start a container of tools:1: ") && !why.own_fault, "{why:?}");
     assert_eq!((engine.containers(), engine.started()), (Vec::new(), 1));
     over(backend).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_image_does_not_come_in_time_is_tried_again() {
+    let engine = Scripted::start().await;
+    engine.weather("pull", Weather::Silent);
+    let dir = tempfile::tempdir().expect("a directory");
+    let how =
+        ["--cpu", "1", "--backend", "docker", "--docker", &engine.door.address(), "--start-timeout", "300ms"];
+    let (server, runner) = tokio::task::block_in_place(|| {
+        let server = Server::start(&dir.path().join("data"));
+        let runner = runner(&server.url, "r1", dir.path(), &how);
+        server.wait_for_runners(1);
+        let task =
+            ["submit", "--id", "t1", "--image", "large:1", "--cpu", "1", "--memory", "64MiB", "--", "make"];
+        let sent = server.run(task);
+        assert!(sent.status.success(), "{}", text(&sent.stderr));
+        (server, runner)
+    });
+    engine.called("pull", 2).await;
+    engine.fair();
+    engine.has_started(1).await;
+    engine.all_end(0);
+    let ended = tokio::task::block_in_place(|| server.wait_until("t1", "ended"));
+    assert_eq!(
+        (&ended["outcome"], ended["attempt"].as_u64() > Some(1)),
+        (&"succeeded".into(), true),
+        "{ended}"
+    );
+    let history = reqwest::get(format!("{}/v1/history?id=t1", server.url)).await.expect("it answers");
+    let history = history.text().await.expect("a text");
+    let why = "could not be started on r1: not started within 300ms: stopped before image large:1 was there";
+    assert!(history.contains(why), "{history}");
+    tokio::task::block_in_place(|| {
+        assert_eq!(runner.terminate().code(), Some(0));
+        wait_for("its guard has seen to it that nothing is left", || {
+            engine.containers().is_empty().then_some(())
+        });
+    });
 }

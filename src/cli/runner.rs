@@ -97,7 +97,7 @@ pub(super) struct Runner {
     /// Time between asking work to end and ending it
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     grace: Duration,
-    /// How long it may take until work runs: to fetch its image, to be given a place in a cluster
+    /// How long it may take until work runs, its image fetched; what takes longer has failed to start
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = start_timeout)]
     start_timeout: Duration,
     /// How much of what one task writes is kept with the dispatcher; 0 keeps the last lines alone
@@ -307,7 +307,7 @@ fn counted(text: &str) -> Result<(String, u64), String> {
 
 fn start_timeout(text: &str) -> Result<Duration, String> {
     let time = parse_span(text).map_err(|why| why.to_string())?;
-    if time.is_zero() { Err("expected more than 0".to_owned()) } else { Ok(time) }
+    if time.is_zero() { Err("expected more than 0, like 10m".to_owned()) } else { Ok(time) }
 }
 
 fn price(text: &str) -> Result<f64, String> {
