@@ -80,7 +80,8 @@ impl World {
         let inputs: Vec<Input> = (0..count)
             .map(|number| {
                 let value = serde_json::json!({"id": format!("t{number}")});
-                let task = read_task(value, Kind::Job, &self.state.settings).expect("a task");
+                let task =
+                    read_task(value.to_string().as_bytes(), Kind::Job, &self.state.settings).expect("a task");
                 Input::Submit { task, sequence: number }
             })
             .collect();
@@ -203,7 +204,7 @@ fn submissions_that_find_no_room_do_not_make_a_turn_too_large() {
     let mut waiting = Waiting::default();
     for number in 0..2_000 {
         let value = serde_json::json!({"id": format!("t{number}")});
-        let task = read_task(value, Kind::Job, &state.settings).expect("a task");
+        let task = read_task(value.to_string().as_bytes(), Kind::Job, &state.settings).expect("a task");
         waiting.push(Arrived { ticket: Ticket(number), input: Input::Submit { task, sequence: number } });
     }
     let budget = TurnBudget { rows: 1_000, bytes: 100 << 10 };

@@ -12,7 +12,6 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use futures_util::StreamExt;
-use serde_json::Value;
 
 use super::problem::Problem;
 use crate::model::{Id, time};
@@ -141,7 +140,7 @@ impl Payload {
         if self.0.trim_ascii().is_empty() {
             return Ok(None);
         }
-        let value: Value = crate::wire::fields::json(&self.0)?;
+        let value = crate::wire::fields::json(&self.0)?;
         let fields = Fields::of_payload(&value)?;
         Ok(fields.count("count", 1, MOST_RUNNERS)?)
     }
@@ -151,7 +150,7 @@ impl Payload {
         if self.0.trim_ascii().is_empty() {
             return Ok(None);
         }
-        let value: Value = crate::wire::fields::json(&self.0)?;
+        let value = crate::wire::fields::json(&self.0)?;
         let fields = Fields::of_payload(&value)?;
         Ok(fields.word("reason")?.map(|reason| reason.to_string()))
     }

@@ -7,6 +7,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A validated name. Cloning shares the text.
@@ -50,8 +51,10 @@ impl Id {
         if text.is_empty() {
             return Err(IdError::Empty);
         }
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '=' | '-');
-        if let Some((position, found)) = text.chars().enumerate().find(|(_, c)| !legal(*c)) {
+        let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'=' | b'-');
+        if let Some(position) = text.bytes().position(|c| !legal(c)) {
+            // All before it are of one byte.
+            let found = text[position..].chars().next().expect("a character begins there");
             return Err(IdError::Illegal { found, position });
         }
         if text.len() > Self::MAX {
@@ -105,8 +108,21 @@ impl Serialize for Id {
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(|why| serde::de::Error::custom(format!("name {text:?} {why}")))
+        deserializer.deserialize_str(Reading)
+    }
+}
+
+struct Reading;
+
+impl Visitor<'_> for Reading {
+    type Value = Id;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
+        Id::parse(text).map_err(|why| E::custom(format!("name {text:?} {why}")))
     }
 }
 

@@ -192,7 +192,8 @@ impl World {
 
     fn plan(&mut self, mut task: Value, jobs: Vec<TaskId>, endless: bool, at: Option<u64>) {
         self.name_artifacts(&mut task);
-        let task = read_task(task, Kind::Job, &self.settings).expect("a world submits what can be read");
+        let task = read_task(task.to_string().as_bytes(), Kind::Job, &self.settings)
+            .expect("a world submits what can be read");
         let id = task.id.clone();
         let possible = self.runners.values().any(|runner| could_run(&runner.offer, &task));
         self.checkers.planned_task(&task, task.build.is_none() && task.shape.kind == Kind::Job && possible);

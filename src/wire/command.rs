@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Malformed;
 use super::fields::{Fields, Required, json};
@@ -64,7 +63,7 @@ pub fn read_command(body: &[u8]) -> Result<Asked, Malformed> {
         other => {
             let why = "expected hold, drain, resume, pause, unpause, ack_intent, decline_intent, \
                  subscribe, unsubscribe, bind, unbind, ask_for_runner, lease or unfreeze; a cancel has a subject of its own";
-            return Err(fields.refuse("command", &Value::from(other), why));
+            return Err(fields.refuse("command", &other.into(), why));
         }
     };
     let request = fields.text("request")?.map(Arc::from);
@@ -119,7 +118,7 @@ fn reason(fields: &Fields<'_>, otherwise: &str) -> Result<Arc<str>, Malformed> {
     let given = fields.text("reason")?.unwrap_or(otherwise);
     if given.len() > LONGEST_REASON {
         let why = format!("has {} bytes; at most {LONGEST_REASON} are allowed", given.len());
-        return Err(fields.refuse("reason", &Value::from(given), why));
+        return Err(fields.refuse("reason", &given.into(), why));
     }
     Ok(if given.is_empty() { UNASKED } else { given }.into())
 }

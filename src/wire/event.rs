@@ -2,33 +2,37 @@
 //!
 //! Law: times are RFC 3339 here, whatever the table keeps; what a fact does not say is left out.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
-use serde_json::Value;
 
 use super::fields::{Fields, Required, json};
+use super::json::Json;
 use super::{Malformed, message};
 use crate::model::{Fact, Lifecycle, Time, Token};
 use crate::ports::TurnEvents;
 
 /// Writes the lifecycle event of the protocol.
 pub fn write_lifecycle(event: &Lifecycle) -> String {
-    serde_json::to_string(&LifecycleJson::of(event)).expect("payloads have text keys and finite numbers")
+    let at = event.at.rfc3339();
+    serde_json::to_string(&LifecycleJson::of(event, at.into(), None))
+        .expect("payloads have text keys and finite numbers")
 }
 
 /// Writes what happened, turn by turn, each with its number, log time and facts:
 /// `{"turns": [{"turn", "at", "events": […]}]}`.
 pub fn write_turns<'a>(turns: impl IntoIterator<Item = (u64, Time, &'a [Fact])>) -> Vec<u8> {
-    let turns = turns.into_iter().map(|(turn, at, facts)| TurnJson {
-        turn,
-        at: at.rfc3339(),
-        events: facts.iter().map(FactJson::of).collect(),
-    });
+    let turns: Vec<_> = turns.into_iter().map(|(turn, at, facts)| (turn, at, at.rfc3339(), facts)).collect();
+    let turns = turns.iter().map(|(turn, at, text, facts)| TurnJson::of(*turn, *at, text, facts));
     message::bytes(&HistoryJson { turns: turns.collect() })
 }
 
 /// Writes what happened in one turn, as the history stream keeps it: `{"turn", "at", "events": […]}`.
 pub fn write_turn(turn: u64, at: Time, facts: &[Fact]) -> Vec<u8> {
-    message::bytes(&TurnJson { turn, at: at.rfc3339(), events: facts.iter().map(FactJson::of).collect() })
+    let mut bytes = Vec::with_capacity(64 + 256 * facts.len());
+    let written = serde_json::to_writer(&mut bytes, &TurnJson::of(turn, at, &at.rfc3339(), facts));
+    written.expect("payloads have text keys and finite numbers, and memory takes all bytes");
+    bytes
 }
 
 /// Reads the number of the turn that [`write_turn`] wrote.
@@ -40,20 +44,20 @@ pub fn read_turn_number(body: &[u8]) -> Result<u64, Malformed> {
 
 /// Reads what [`write_turn`] wrote. A fact this version does not know is left out.
 pub fn read_turn(body: &[u8]) -> Result<TurnEvents, Malformed> {
-    let mut value = json(body)?;
-    let events =
-        value.get_mut("events").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+    let value = json(body)?;
     let fields = Fields::of_payload(&value)?;
     let turn = fields.number("turn").required(&fields, "turn")?;
     let at = read_time(fields.text("at").required(&fields, "at")?)?;
-    Ok(TurnEvents { turn, at, events: events.into_iter().filter_map(read_fact).collect() })
+    let events = fields.get("events").and_then(Json::as_list).unwrap_or_default();
+    Ok(TurnEvents { turn, at, events: events.iter().filter_map(read_fact).collect() })
 }
 
 fn read_time(text: &str) -> Result<Time, Malformed> {
-    Time::parse_rfc3339(text).map_err(|why| Malformed::value("at", &Value::from(text), why))
+    Time::parse_rfc3339(text).map_err(|why| Malformed::value("at", &text.into(), why))
 }
 
-fn read_fact(mut fact: Value) -> Option<Fact> {
+fn read_fact(fact: &Json<'_>) -> Option<Fact> {
+    let mut fact = serde_json::to_value(fact).ok()?;
     if fact.get("fact")? == "task" {
         let at = read_time(fact.get("at")?.as_str()?).ok()?;
         fact["at"] = serde_json::to_value(at).ok()?;
@@ -69,33 +73,37 @@ struct HistoryJson<'a> {
 #[derive(Serialize)]
 struct TurnJson<'a> {
     turn: u64,
-    at: String,
+    at: &'a str,
     events: Vec<FactJson<'a>>,
+}
+
+impl<'a> TurnJson<'a> {
+    /// A turn decided `at`, which is `text` in RFC 3339: most of its facts are of that moment.
+    fn of(turn: u64, at: Time, text: &'a str, facts: &'a [Fact]) -> Self {
+        let event = |fact: &'a Fact| match fact {
+            Fact::Task(event) => {
+                let at = if event.at == at { text.into() } else { event.at.rfc3339().into() };
+                FactJson::Task(LifecycleJson::of(event, at, Some("task")))
+            }
+            other => FactJson::Other(other),
+        };
+        Self { turn, at: text, events: facts.iter().map(event).collect() }
+    }
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are of the large one, and live for one answer")]
 enum FactJson<'a> {
-    Task {
-        fact: &'static str,
-        #[serde(flatten)]
-        event: LifecycleJson<'a>,
-    },
+    Task(LifecycleJson<'a>),
     Other(&'a Fact),
-}
-
-impl<'a> FactJson<'a> {
-    fn of(fact: &'a Fact) -> Self {
-        match fact {
-            Fact::Task(event) => FactJson::Task { fact: "task", event: LifecycleJson::of(event) },
-            other => FactJson::Other(other),
-        }
-    }
 }
 
 #[derive(Serialize)]
 struct LifecycleJson<'a> {
+    /// Which fact it is, where it stands among others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fact: Option<&'static str>,
     v: u32,
     id: &'a str,
     kind: &'static str,
@@ -111,7 +119,7 @@ struct LifecycleJson<'a> {
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<Token>,
-    at: String,
+    at: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     waited_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,8 +129,9 @@ struct LifecycleJson<'a> {
 }
 
 impl<'a> LifecycleJson<'a> {
-    fn of(event: &'a Lifecycle) -> Self {
+    fn of(event: &'a Lifecycle, at: Cow<'a, str>, fact: Option<&'static str>) -> Self {
         Self {
+            fact,
             v: 1,
             id: event.id.as_str(),
             kind: event.kind.as_str(),
@@ -134,7 +143,7 @@ impl<'a> LifecycleJson<'a> {
             runner: event.runner.as_ref().map(|runner| runner.as_str()),
             attempt: event.attempt,
             token: event.token,
-            at: event.at.rfc3339(),
+            at,
             waited_ms: event.waited_ms,
             ran_ms: event.ran_ms,
             exit_code: event.exit_code,

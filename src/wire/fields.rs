@@ -3,14 +3,13 @@
 //! Law: absent and `null` are the same; a value of another type is never bent into the one expected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::Malformed;
+use super::json::{Json, Object};
 use crate::model::{Id, Resources, resources, time};
 
 /// The most labels, tolerations, taints or other resource names of one payload.
@@ -27,26 +26,51 @@ pub const MOST_OTHER: u64 = 1_000_000_000;
 /// An object of a payload and the path it stands under.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
-    map: &'a Map<String, Value>,
-    path: String,
+    object: &'a Object<'a>,
+    path: Path,
+}
+
+/// Where an object stands; put into words for a complaint alone.
+#[derive(Debug, Clone)]
+enum Path {
+    /// It is the payload.
+    Payload,
+    At(Arc<str>),
+    /// A place in a list that stands there.
+    In(Arc<str>, usize),
 }
 
 /// Reads a payload as JSON.
-pub fn json(body: &[u8]) -> Result<Value, Malformed> {
+pub fn json(body: &[u8]) -> Result<Json<'_>, Malformed> {
     serde_json::from_slice(body).map_err(|why| Malformed::payload(format!("is not JSON: {why}")))
+}
+
+impl Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Payload => Ok(()),
+            Path::At(path) => f.write_str(path),
+            Path::In(list, place) => write!(f, "{list}[{place}]"),
+        }
+    }
 }
 
 impl<'a> Fields<'a> {
     /// The payload itself, whose `v` must be 1 or absent.
-    pub fn of_payload(value: &'a Value) -> Result<Self, Malformed> {
-        let map = value.as_object().ok_or_else(|| Malformed::payload("is not a JSON object"))?;
-        let fields = Self { map, path: String::new() };
+    pub fn of_payload(value: &'a Json<'a>) -> Result<Self, Malformed> {
+        let object = value.as_object().ok_or_else(|| Malformed::payload("is not a JSON object"))?;
+        Self::of_object(object)
+    }
+
+    /// The same, where it is known to be an object.
+    pub fn of_object(object: &'a Object<'a>) -> Result<Self, Malformed> {
+        let fields = Self { object, path: Path::Payload };
         Self::of_version(fields.get("v"))?;
         Ok(fields)
     }
 
     /// Whether this version reads payloads of version `v`.
-    pub fn of_version(v: Option<&Value>) -> Result<(), Malformed> {
+    pub fn of_version(v: Option<&Json<'_>>) -> Result<(), Malformed> {
         match v {
             Some(v) if v.as_u64() != Some(1) => {
                 Err(Malformed::value("v", v, "this version reads 1; send it without \"v\" or with 1"))
@@ -55,28 +79,30 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// An object that stands under `path`.
-    pub fn at(value: &'a Value, path: impl Into<String>) -> Result<Self, Malformed> {
-        let path = path.into();
+    /// An object that stands there.
+    fn at(value: &'a Json<'a>, path: Path) -> Result<Self, Malformed> {
         match value.as_object() {
-            Some(map) => Ok(Self { map, path }),
-            None => Err(Malformed::value(path, value, "expected an object")),
+            Some(object) => Ok(Self { object, path }),
+            None => Err(Malformed::value(path.to_string(), value, "expected an object")),
         }
     }
 
     /// The path of the field called `name`.
     pub fn path(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        match &self.path {
+            Path::Payload => name.to_owned(),
+            path => format!("{path}.{name}"),
+        }
     }
 
     /// The value of a field, unless it is absent or null.
-    pub fn get(&self, name: &str) -> Option<&'a Value> {
-        self.map.get(name).filter(|value| !value.is_null())
+    pub fn get(&self, name: &str) -> Option<&'a Json<'a>> {
+        self.object.get(name).filter(|value| !value.is_null())
     }
 
     /// Every field with a value, in the order of their names.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
-        self.map.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.as_str(), value))
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Json<'a>)> {
+        self.object.iter().filter(|(_, value)| !value.is_null())
     }
 
     /// The complaint that a field is missing.
@@ -85,7 +111,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The complaint that the value of a field cannot be taken.
-    pub fn refuse(&self, name: &str, value: &Value, why: impl Display) -> Malformed {
+    pub fn refuse(&self, name: &str, value: &Json<'_>, why: impl Display) -> Malformed {
         Malformed::value(self.path(name), value, why)
     }
 
@@ -107,7 +133,7 @@ impl<'a> Fields<'a> {
         T::Err: Display,
     {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        text.parse().map(Some).map_err(|why| self.refuse(name, &Value::from(text), why))
+        text.parse().map(Some).map_err(|why| self.refuse(name, &text.into(), why))
     }
 
     /// A name.
@@ -156,13 +182,13 @@ impl<'a> Fields<'a> {
 
     /// An object within this one.
     pub fn object(&self, name: &str) -> Result<Option<Fields<'a>>, Malformed> {
-        self.get(name).map(|value| Fields::at(value, self.path(name))).transpose()
+        self.get(name).map(|value| Fields::at(value, Path::At(self.path(name).into()))).transpose()
     }
 
     /// A list of at most `most` values; an absent one is empty.
-    pub fn list(&self, name: &str, most: usize) -> Result<&'a [Value], Malformed> {
+    pub fn list(&self, name: &str, most: usize) -> Result<&'a [Json<'a>], Malformed> {
         let Some(value) = self.get(name) else { return Ok(&[]) };
-        let list = value.as_array().ok_or_else(|| self.refuse(name, value, "expected a list"))?;
+        let list = value.as_list().ok_or_else(|| self.refuse(name, value, "expected a list"))?;
         self.bounded(name, list.len(), most)?;
         Ok(list)
     }
@@ -170,7 +196,8 @@ impl<'a> Fields<'a> {
     /// A list of at most `most` objects; an absent one is empty.
     pub fn objects(&self, name: &str, most: usize) -> Result<Vec<Fields<'a>>, Malformed> {
         let list = self.list(name, most)?.iter().enumerate();
-        list.map(|(place, value)| Fields::at(value, format!("{}[{place}]", self.path(name)))).collect()
+        let path: Arc<str> = self.path(name).into();
+        list.map(|(place, value)| Fields::at(value, Path::In(path.clone(), place))).collect()
     }
 
     /// A list of names.
@@ -192,7 +219,7 @@ impl<'a> Fields<'a> {
     /// Short texts by name: labels.
     pub fn labels(&self, name: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, Malformed> {
         let Some(labels) = self.object(name)? else { return Ok(BTreeMap::new()) };
-        self.bounded(name, labels.map.len(), MOST_ENTRIES)?;
+        self.bounded(name, labels.object.len(), MOST_ENTRIES)?;
         labels
             .entries()
             .map(|(label, value)| {
@@ -210,7 +237,7 @@ impl<'a> Fields<'a> {
     /// Amounts by name. What is not named is 0; `None` if the field is absent or null.
     pub fn resources(&self, name: &str) -> Result<Option<Resources>, Malformed> {
         let Some(amounts) = self.object(name)? else { return Ok(None) };
-        self.bounded(name, amounts.map.len(), MOST_ENTRIES)?;
+        self.bounded(name, amounts.object.len(), MOST_ENTRIES)?;
         let mut read = Resources { cpu: amounts.cpu("cpu")?.unwrap_or(0), ..Resources::default() };
         read.memory = amounts.memory("memory")?.unwrap_or(0);
         for (other, value) in amounts.entries().filter(|(name, _)| !matches!(*name, "cpu" | "memory")) {
@@ -230,9 +257,9 @@ impl<'a> Fields<'a> {
 
     /// An amount of cpu, in thousandths of a core: a number of cores, or `"500m"`.
     pub fn cpu(&self, name: &str) -> Result<Option<u64>, Malformed> {
-        let read = |value: &Value| match value {
-            Value::Number(number) => resources::parse_cpu(&number.to_string()),
-            Value::String(text) => resources::parse_cpu(text),
+        let read = |value: &Json<'_>| match value {
+            Json::Number(number) => resources::parse_cpu(&number.to_string()),
+            Json::Text(text) => resources::parse_cpu(text),
             _ => Err("expected cores, like 2 or 0.5, or thousandths, like \"500m\"".to_owned()),
         };
         self.amount(name, read, MOST_CPU)
@@ -240,9 +267,9 @@ impl<'a> Fields<'a> {
 
     /// An amount of memory, in bytes: a number of bytes, or `"2GiB"`.
     pub fn memory(&self, name: &str) -> Result<Option<u64>, Malformed> {
-        let read = |value: &Value| match value {
-            Value::Number(number) => resources::parse_memory(&number.to_string()),
-            Value::String(text) => resources::parse_memory(text),
+        let read = |value: &Json<'_>| match value {
+            Json::Number(number) => resources::parse_memory(&number.to_string()),
+            Json::Text(text) => resources::parse_memory(text),
             _ => Err("expected bytes, or a text like \"512MiB\"".to_owned()),
         };
         self.amount(name, read, MOST_MEMORY)
@@ -251,7 +278,7 @@ impl<'a> Fields<'a> {
     fn amount(
         &self,
         name: &str,
-        read: impl Fn(&Value) -> Result<u64, String>,
+        read: impl Fn(&Json<'_>) -> Result<u64, String>,
         most: u64,
     ) -> Result<Option<u64>, Malformed> {
         let Some(value) = self.get(name) else { return Ok(None) };
@@ -266,7 +293,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn word_in(&self, name: &str, value: &Value) -> Result<Arc<str>, Malformed> {
+    fn word_in(&self, name: &str, value: &Json<'_>) -> Result<Arc<str>, Malformed> {
         let text = value.as_str().ok_or_else(|| self.refuse(name, value, "expected a text"))?;
         if text.len() > LONGEST_WORD {
             let why = format!("has {} bytes; at most {LONGEST_WORD} are allowed", text.len());

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use super::json::Json;
 
 /// A field that cannot be read. An empty `field` is the payload as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Malformed {
     }
 
     /// Shows the value that stood in `field` and why it cannot be taken.
-    pub fn value(field: impl Into<String>, value: &Value, why: impl fmt::Display) -> Self {
+    pub fn value(field: impl Into<String>, value: &Json<'_>, why: impl fmt::Display) -> Self {
         let text = value.to_string();
         let shown: String = text.chars().take(Self::SHOWN).collect();
         let more = if shown.len() < text.len() { "…" } else { "" };

@@ -3,17 +3,18 @@
 //! Law: what is written here is read back as the same. `runner`, `report` and `kind` may be left out where the
 //! path or subject says them, and must not contradict it where they are given.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub use super::registration::{read_registered, read_registration, write_registered, write_registration};
 
 use super::Malformed;
 use super::fields::{Fields, Required, json};
+use super::json::Json;
 use super::registration::MOST_RUNNING;
 use crate::model::{
     ArtifactId, ArtifactNews, AssignmentMessage, AttemptOutcome, Delivery, End, Heartbeat, HeartbeatAnswer,
@@ -77,7 +78,7 @@ pub(super) fn artifacts(fields: &Fields<'_>, name: &str, most: usize) -> Result<
 }
 
 /// Reads the name of an artifact.
-pub(super) fn artifact(path: String, value: &Value) -> Result<ArtifactId, Malformed> {
+pub(super) fn artifact(path: String, value: &Json<'_>) -> Result<ArtifactId, Malformed> {
     let Some(text) = value.as_str() else { return Err(Malformed::value(path, value, "expected a text")) };
     ArtifactId::parse(text).map_err(|why| Malformed::value(path, value, why))
 }
@@ -168,21 +169,15 @@ pub fn read_delivery(body: &[u8]) -> Result<Delivery, Malformed> {
 /// Writes what waits for a runner. A task that is not JSON is left out of nothing: it is sent as a text, which
 /// the runner refuses with its reason.
 pub fn write_delivery(delivery: &Delivery) -> Vec<u8> {
-    let as_text: Vec<Option<Box<RawValue>>> = delivery.assignments.iter().map(task_as_text).collect();
-    let assignments = delivery.assignments.iter().zip(&as_text).map(|(assignment, text)| {
-        let task: &RawValue = match text {
-            Some(text) => text,
-            None => serde_json::from_str(&assignment.task).expect("checked to be JSON just before"),
-        };
-        AssignmentJson {
-            id: assignment.id.clone(),
-            kind: assignment.kind,
-            queue: assignment.queue.clone(),
-            attempt: assignment.attempt,
-            token: assignment.token,
-            deadline: assignment.deadline,
-            task,
-        }
+    let tasks: Vec<Cow<'_, RawValue>> = delivery.assignments.iter().map(task_of).collect();
+    let assignments = delivery.assignments.iter().zip(&tasks).map(|(assignment, task)| AssignmentJson {
+        id: assignment.id.clone(),
+        kind: assignment.kind,
+        queue: assignment.queue.clone(),
+        attempt: assignment.attempt,
+        token: assignment.token,
+        deadline: assignment.deadline,
+        task,
     });
     bytes(&DeliveryJson {
         v: None,
@@ -200,7 +195,7 @@ pub(super) fn runner_named(
     match (fields.id(name)?, said) {
         (Some(named), Some(said)) if named != *said => {
             let why = format!("the address names runner {said}; send the same name or leave it out");
-            Err(fields.refuse(name, &Value::from(named.as_str()), why))
+            Err(fields.refuse(name, &named.as_str().into(), why))
         }
         (Some(named), _) => Ok(named),
         (None, Some(said)) => Ok(said.clone()),
@@ -236,7 +231,7 @@ pub(super) fn held_json(held: &[Held]) -> Vec<HeldJson<'_>> {
 }
 
 /// Reads `job` or `build`.
-pub(super) fn kind_of(path: &str, value: &Value) -> Result<Kind, Malformed> {
+pub(super) fn kind_of(path: &str, value: &Json<'_>) -> Result<Kind, Malformed> {
     match value.as_str() {
         Some("job") => Ok(Kind::Job),
         Some("build") => Ok(Kind::Build),
@@ -267,7 +262,7 @@ fn read_report(fields: &Fields<'_>, said: Said<'_>) -> Result<Report, Malformed>
     let word = match (fields.text("report")?, said.report) {
         (Some(word), Some(said)) if word != said => {
             let why = format!("the subject says {said}; send the same or leave it out");
-            return Err(fields.refuse("report", &Value::from(word), why));
+            return Err(fields.refuse("report", &word.into(), why));
         }
         (Some(word), _) | (None, Some(word)) => word,
         (None, None) => return Err(fields.missing("report")),
@@ -276,7 +271,7 @@ fn read_report(fields: &Fields<'_>, said: Said<'_>) -> Result<Report, Malformed>
         "start" => Reported::Start,
         "end" => Reported::End(read_end(fields)?),
         other => {
-            return Err(fields.refuse("report", &Value::from(other), "expected \"start\" or \"end\""));
+            return Err(fields.refuse("report", &other.into(), "expected \"start\" or \"end\""));
         }
     };
     Ok(Report {
@@ -306,7 +301,7 @@ fn read_end(fields: &Fields<'_>) -> Result<End, Malformed> {
     let outcome = AttemptOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == word);
     let outcome = outcome.ok_or_else(|| {
         let words = AttemptOutcome::ALL.map(AttemptOutcome::as_str).join(", ");
-        fields.refuse("outcome", &Value::from(word), format!("expected one of {words}"))
+        fields.refuse("outcome", &word.into(), format!("expected one of {words}"))
     })?;
     let exit_code = fields.whole("exit_code", i32::MIN.into(), i32::MAX.into())?;
     Ok(End {
@@ -317,11 +312,11 @@ fn read_end(fields: &Fields<'_>) -> Result<End, Malformed> {
     })
 }
 
-/// A body that is not JSON, as a JSON text.
-fn task_as_text(assignment: &AssignmentMessage) -> Option<Box<RawValue>> {
+/// A body as it is, or one that is not JSON as a JSON text.
+fn task_of(assignment: &AssignmentMessage) -> Cow<'_, RawValue> {
     match serde_json::from_str::<&RawValue>(&assignment.task) {
-        Ok(_) => None,
-        Err(_) => Some(serde_json::value::to_raw_value(&*assignment.task).expect("a text is JSON")),
+        Ok(task) => Cow::Borrowed(task),
+        Err(_) => Cow::Owned(serde_json::value::to_raw_value(&*assignment.task).expect("a text is JSON")),
     }
 }
 
@@ -372,8 +367,8 @@ struct LeaveJson<'a> {
 
 #[derive(Serialize, Deserialize)]
 struct DeliveryJson<'a> {
-    #[serde(default, skip_serializing)]
-    v: Option<Value>,
+    #[serde(default, skip_serializing, borrow)]
+    v: Option<Json<'a>>,
     #[serde(borrow, default)]
     assignments: Vec<AssignmentJson<'a>>,
     #[serde(default)]

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod event;
 pub mod fields;
 pub mod group;
+pub mod json;
 pub mod malformed;
 pub mod message;
 pub mod output;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Malformed;
 use super::fields::{Fields, MOST_CPU, MOST_MEMORY, Required, json as read_json};
+use super::json::{Json, Object};
 use super::message::{LONGEST_MESSAGE, kind_of, tail};
 use super::registration::{MOST_SLOTS, read_cost, read_kinds, write_resources};
 use crate::model::time::{format_span, parse_span};
@@ -50,7 +51,8 @@ pub(super) fn subscription(fields: &Fields<'_>) -> Result<Subscription, Malforme
 
 fn of_fields(fields: &Fields<'_>, id: RunnerId) -> Result<Subscription, Malformed> {
     let topic: QueueId = fields.id("topic").required(fields, "topic")?;
-    if let Some(queues) = fields.get("queues").filter(|queues| **queues != json!([topic.as_str()])) {
+    let own = |queues: &Json<'_>| queues.as_list() == Some(&[topic.as_str().into()]);
+    if let Some(queues) = fields.get("queues").filter(|queues| !own(queues)) {
         return Err(fields.refuse(
             "queues",
             queues,
@@ -98,7 +100,7 @@ fn between(
         return Ok(given);
     }
     let why = format!("must be from {} to {}", format_span(least), format_span(most));
-    Err(fields.refuse(name, &Value::from(format_span(given)), why))
+    Err(fields.refuse(name, &format_span(given).into(), why))
 }
 
 /// Writes a subscription as a command.
@@ -109,7 +111,7 @@ pub(super) fn write_subscription(request: &str, new: &Subscription) -> Vec<u8> {
         "topic": offer.queues.first(), "lease": format_span_exact(new.lease), "cost": new.cost,
         "kinds": offer.kinds, "arch": offer.arch, "os": offer.os, "labels": offer.labels,
         "taints": offer.taints, "group": offer.group, "slots": offer.slots,
-        "resources": offer.resources.as_ref().map(write_resources),
+        "resources": offer.resources.as_ref().map(write_resources::<Value>),
     }))
 }
 
@@ -154,7 +156,7 @@ pub(super) fn write_wish(request: &str, group: &GroupId) -> Vec<u8> {
 /// Reads what is said of a lease over HTTP, where the path says `word`.
 pub fn read_said(word: &str, body: &[u8]) -> Result<LeaseWord, Malformed> {
     if body.trim_ascii().is_empty() {
-        return read_word(word, &Fields::of_payload(&json!({}))?);
+        return read_word(word, &Fields::of_object(&Object::default())?);
     }
     let value = read_json(body)?;
     read_word(word, &Fields::of_payload(&value)?)
@@ -197,7 +199,7 @@ fn read_reason(fields: &Fields<'_>) -> Result<Arc<str>, Malformed> {
     let given = fields.text("reason")?.filter(|reason| !reason.is_empty()).unwrap_or("no reason was given");
     if given.len() > LONGEST_REASON {
         let why = format!("has {} bytes; at most {LONGEST_REASON} are allowed", given.len());
-        return Err(fields.refuse("reason", &Value::from(given), why));
+        return Err(fields.refuse("reason", &given.into(), why));
     }
     Ok(given.into())
 }

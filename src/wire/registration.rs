@@ -105,13 +105,13 @@ pub fn write_registered(registered: &Registered) -> Vec<u8> {
 }
 
 /// Amounts as a payload shows them: whole cores as a number, parts as thousandths, memory in bytes.
-pub fn write_resources(resources: &Resources) -> BTreeMap<Arc<str>, Value> {
+pub fn write_resources<V: From<u64> + From<String>>(resources: &Resources) -> BTreeMap<Arc<str>, V> {
     let cpu = match resources.cpu {
-        milli if milli % 1000 == 0 => Value::from(milli / 1000),
-        milli => Value::from(format!("{milli}m")),
+        milli if milli % 1000 == 0 => V::from(milli / 1000),
+        milli => V::from(format!("{milli}m")),
     };
     let mut amounts = BTreeMap::from([("cpu".into(), cpu), ("memory".into(), resources.memory.into())]);
-    amounts.extend(resources.other.iter().map(|(name, amount)| (name.clone(), Value::from(*amount))));
+    amounts.extend(resources.other.iter().map(|(name, amount)| (name.clone(), V::from(*amount))));
     amounts
 }
 

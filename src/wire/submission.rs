@@ -11,11 +11,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::fields::{Fields, Required, json};
 use super::group::{read_group, read_group_id};
+use super::json::{Json, Object};
 use super::registration::write_resources;
 use super::{Malformed, message};
 use crate::core::settings::Settings;
@@ -137,33 +137,34 @@ pub fn read_body_from(body: &[u8], outside: &Outside, settings: &Settings) -> Re
         });
         return Ok(Body { alone: false, tasks: tasks.collect() });
     }
-    match json(body)? {
-        Value::Object(mut whole) if whole.contains_key("tasks") => {
-            // A field of this name makes it a list of tasks, never a task.
-            let tasks = whole.remove("tasks").expect("it was just seen");
-            Fields::of_payload(&Value::Object(whole))?;
-            let Value::Array(tasks) = tasks else {
-                return Err(Malformed::value("tasks", &tasks, "expected a list of tasks").into());
-            };
-            within_most(tasks.len())?;
-            let tasks = tasks.into_iter().map(|task| read(None, task)).collect();
-            Ok(Body { alone: false, tasks })
-        }
-        value @ Value::Object(_) => Ok(Body { alone: true, tasks: vec![read(None, value)] }),
+    let mut whole = match json(body)? {
+        Json::Object(whole) => whole,
         other => {
-            Err(Malformed::value("", &other, "is not a task, {\"tasks\": […]} or one task a line").into())
+            let why = "is not a task, {\"tasks\": […]} or one task a line";
+            return Err(Malformed::value("", &other, why).into());
         }
-    }
+    };
+    // A field of this name makes it a list of tasks, never a task.
+    let Some(tasks) = whole.remove("tasks") else {
+        return Ok(Body { alone: true, tasks: vec![read(None, Json::Object(whole))] });
+    };
+    Fields::of_object(&whole)?;
+    let Json::List(tasks) = tasks else {
+        return Err(Malformed::value("tasks", &tasks, "expected a list of tasks").into());
+    };
+    within_most(tasks.len())?;
+    let tasks = tasks.into_iter().map(|task| read(None, task)).collect();
+    Ok(Body { alone: false, tasks })
 }
 
 /// Reads one task.
-pub fn read_task(value: Value, default_kind: Kind, settings: &Settings) -> Result<Arc<NewTask>, Malformed> {
-    read_traced(value, default_kind, None, settings)
+pub fn read_task(body: &[u8], default_kind: Kind, settings: &Settings) -> Result<Arc<NewTask>, Malformed> {
+    read_traced(json(body)?, default_kind, None, settings)
 }
 
 /// Reads one task; `traceparent` is the one it belongs to if it says none itself.
 fn read_traced(
-    value: Value,
+    value: Json<'_>,
     default_kind: Kind,
     traceparent: Option<Traceparent>,
     settings: &Settings,
@@ -192,7 +193,7 @@ fn read_traced(
     let content = Uuid::new_v5(&CONTENT, body.as_bytes());
     let traceparent = own.and_then(|own| Traceparent::parse(own.as_str()?)).or(traceparent);
     if let Some(trace) = traceparent {
-        task.insert(Traceparent::NAME.to_owned(), trace.to_string().into());
+        task.insert(Traceparent::NAME, trace.to_string());
     }
     if fill_in_amounts(&mut task, &shape.resources) || traceparent.is_some() {
         body = text_of(&task);
@@ -213,21 +214,24 @@ fn read_traced(
     }))
 }
 
-fn read_one(
+fn read_one<'a>(
     line: Option<usize>,
-    mut value: Value,
-    outside: &Outside,
+    mut value: Json<'a>,
+    outside: &'a Outside,
     settings: &Settings,
 ) -> Result<Arc<NewTask>, Refused> {
-    let id = value.get("id").and_then(Value::as_str).map(|id| id.chars().take(Id::MAX).collect());
-    fill_in(&mut value, outside)
-        .and_then(|()| read_traced(value, outside.kind, outside.traceparent, settings))
-        .map_err(|malformed| Refused { line, id, malformed })
+    let id = value.as_object().and_then(|task| task.get("id"));
+    let id = id.and_then(Json::as_str).map(|id| id.chars().take(Id::MAX).collect());
+    let refused = |malformed| Refused { line, id, malformed };
+    match fill_in(&mut value, outside) {
+        Ok(()) => read_traced(value, outside.kind, outside.traceparent, settings).map_err(refused),
+        Err(malformed) => Err(refused(malformed)),
+    }
 }
 
 /// Gives a task what its subject says of it, and refuses one that contradicts it.
-fn fill_in(value: &mut Value, outside: &Outside) -> Result<(), Malformed> {
-    let (Value::Object(fields), Some(queue)) = (value, &outside.queue) else { return Ok(()) };
+fn fill_in<'a>(value: &mut Json<'a>, outside: &'a Outside) -> Result<(), Malformed> {
+    let (Json::Object(fields), Some(queue)) = (value, &outside.queue) else { return Ok(()) };
     let said = [
         ("kind", Some(outside.kind.as_str())),
         ("queue", Some(queue.as_str())),
@@ -235,7 +239,7 @@ fn fill_in(value: &mut Value, outside: &Outside) -> Result<(), Malformed> {
     ];
     for (name, said) in said {
         match (fields.get(name).filter(|value| !value.is_null()), said) {
-            (Some(given), Some(said)) if given != said => {
+            (Some(given), Some(said)) if given.as_str() != Some(said) => {
                 let why = format!("the subject says {said:?}; send the same or leave it out");
                 return Err(Malformed::value(name, given, why));
             }
@@ -245,7 +249,7 @@ fn fill_in(value: &mut Value, outside: &Outside) -> Result<(), Malformed> {
             }
             (Some(_), Some(_)) | (None, None) => {}
             (None, Some(said)) => {
-                fields.insert(name.to_owned(), Value::from(said));
+                fields.insert(name, said);
             }
         }
     }
@@ -272,7 +276,7 @@ fn within_most(tasks: usize) -> Result<(), BodyError> {
 fn read_build(fields: &Fields<'_>, id: &Id, kind: Kind) -> Result<Option<BuildId>, Malformed> {
     let build = fields.id("build")?;
     if let Some(named) = &build {
-        let shown = Value::from(named.as_str());
+        let shown = named.as_str().into();
         if kind == Kind::Build {
             return Err(fields.refuse("build", &shown, "nested_build: a build cannot belong to a build"));
         }
@@ -354,7 +358,7 @@ fn read_limits(fields: &Fields<'_>, settings: &Settings) -> Result<Limits, Malfo
     let not_before = fields.text("not_before")?.map(|text| {
         Time::parse_rfc3339(text).map_err(|why| {
             let why = format!("expected a date and time like \"2026-01-01T00:00:00Z\": {why}");
-            fields.refuse("not_before", &Value::from(text), why)
+            fields.refuse("not_before", &text.into(), why)
         })
     });
     Ok(Limits {
@@ -387,12 +391,12 @@ fn read_if_unplaceable(fields: &Fields<'_>) -> Result<IfUnplaceable, Malformed> 
             Ok(span) if span <= LONGEST_EXPIRY => Ok(IfUnplaceable::FailAfter(span)),
             Ok(_) => {
                 let why = format!("expected at most {}", format_span(LONGEST_EXPIRY));
-                Err(fields.refuse(NAME, &Value::from(word), why))
+                Err(fields.refuse(NAME, &word.into(), why))
             }
-            Err(why) => Err(fields.refuse(NAME, &Value::from(word), why)),
+            Err(why) => Err(fields.refuse(NAME, &word.into(), why)),
         },
         (_, None) => {
-            Err(fields.refuse(NAME, &Value::from(word), "expected \"fail\", \"hold\" or \"fail_after=10m\""))
+            Err(fields.refuse(NAME, &word.into(), "expected \"fail\", \"hold\" or \"fail_after=10m\""))
         }
     }
 }
@@ -406,19 +410,19 @@ fn read_artifacts(fields: &Fields<'_>) -> Result<Option<Arc<Artifacts>>, Malform
 
 /// The task without nulls and with its kind, queue and tenant made explicit, and the same as compact JSON with sorted
 /// keys.
-fn canonical(
-    value: Value,
+fn canonical<'a>(
+    value: Json<'a>,
     kind: Kind,
-    queue: &QueueId,
-    tenant: &Id,
-) -> Result<(serde_json::Map<String, Value>, String), Malformed> {
-    let Value::Object(mut task) = value else {
+    queue: &'a QueueId,
+    tenant: &'a Id,
+) -> Result<(Object<'a>, String), Malformed> {
+    let Json::Object(mut task) = value else {
         return Err(Malformed::payload("is not a JSON object"));
     };
-    task.retain(|_, value| !value.is_null());
-    task.insert("kind".to_owned(), kind.as_str().into());
-    task.insert("queue".to_owned(), queue.as_str().into());
-    task.insert("tenant".to_owned(), tenant.as_str().into());
+    task.retain(|value| !value.is_null());
+    task.insert("kind", kind.as_str());
+    task.insert("queue", queue.as_str());
+    task.insert("tenant", tenant.as_str());
     let body = text_of(&task);
     if body.len() > MOST_SPEC {
         // Only now can the spec be too long by itself.
@@ -438,12 +442,20 @@ fn canonical(
 /// Names the amounts that come from the defaults, so that the runner counts what the dispatcher counts. They
 /// are no part of the content: a change of the defaults makes no conflict of a repeated submission. Says whether
 /// there was anything to name.
-fn fill_in_amounts(task: &mut serde_json::Map<String, Value>, resources: &Resources) -> bool {
-    let named = task.entry("resources").or_insert_with(|| Value::Object(Default::default()));
-    let Value::Object(named) = named else { return false };
+fn fill_in_amounts(task: &mut Object<'_>, resources: &Resources) -> bool {
+    if task.get("resources").is_none() {
+        task.insert("resources", Object::default());
+    }
+    let Some(Json::Object(named)) = task.get_mut("resources") else { return false };
+    if ["cpu", "memory"].iter().all(|name| named.get(name).is_some()) {
+        // The others have no defaults where any is named.
+        return false;
+    }
     let before = named.len();
-    for (name, amount) in write_resources(resources) {
-        named.entry(&*name).or_insert(amount);
+    for (name, amount) in write_resources::<Json<'static>>(resources) {
+        if named.get(&name).is_none() {
+            named.insert(name.to_string(), amount);
+        }
     }
     named.len() > before
 }
