@@ -199,10 +199,12 @@ impl Source {
         tokio::pin!(too_late);
         loop {
             let first = tokio::select! {
-                first = batch.next() => first,
-                () = &mut too_late => return Err("a pull was not answered".to_owned()),
+                biased;
                 // What still arrives is not acknowledged and comes again.
                 () = stop.cancelled() => return Ok(()),
+                // What is there was answered in time, however long the chunk before it took.
+                first = batch.next() => first,
+                () = &mut too_late => return Err("a pull was not answered".to_owned()),
             };
             self.pulse.begin();
             let Some(first) = first else { return Ok(()) };

@@ -1,11 +1,14 @@
 //! Submissions and cancels: three windows with credit of their own, and cancels, which are never held back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
 use async_trait::async_trait;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
@@ -24,6 +27,11 @@ use crate::wire::submission::{Outside, read_body_from};
 const PULL: usize = 2_000;
 /// How many tasks a message is taken to hold before any was seen.
 const PACK: f64 = 100.0;
+/// How long a pull waits at most, all in all, for room for what it has brought, besides a third of the time in which
+/// what is not acknowledged comes again.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long it waits while there comes to be room for none of it: other queues may be behind.
+const STUCK: Duration = Duration::from_millis(100);
 /// Places in the inbox one message takes: more than it has tasks.
 const PLACES: u64 = 1 << 10;
 
@@ -51,7 +59,8 @@ pub(super) fn start(
 
 async fn window_pulls(context: Arc<Context>, window: Window, source: Source, stop: CancellationToken) {
     let belt = Belt::new(&context);
-    let mut taker = WindowTaker { context, window, belt, credit: Arc::default(), pack: PACK };
+    let (credit, patient_until) = (Arc::default(), Instant::now());
+    let mut taker = WindowTaker { context, window, belt, credit, pack: PACK, patient_until };
     source.pull(&mut taker, &stop).await;
     taker.belt.empty().await;
     note(&taker.context, window, None);
@@ -65,25 +74,52 @@ struct WindowTaker {
     /// Tasks a message holds: credit is in tasks, pulls are in messages. It follows larger packs at once and
     /// smaller ones by and by.
     pack: f64,
+    /// Until when what the last pull brings may wait for room.
+    patient_until: Instant,
 }
 
 impl WindowTaker {
-    /// Hands back what a pull brought beyond the window, or beyond its queue's share of it: how much a message
-    /// holds is only known once it is read. Jobs of builds go on: those of running builds pass in any case.
-    async fn within_the_window(&self, chunk: Vec<Taken>) -> Vec<Taken> {
-        if self.window == Window::JobsOfBuilds {
-            return chunk;
-        }
-        let mut room = self.room();
-        let mut kept = Vec::with_capacity(chunk.len());
-        for taken in chunk {
-            if room.take(&taken) {
-                kept.push(taken);
-            } else {
-                acknowledge(&taken.message, AckKind::Nak(Some(NO_ROOM))).await;
+    /// Takes what a pull has brought, each message once there is room for it in the window and in its queue's share of
+    /// it: how much a message holds is only known once it is read. What waits in vain goes back.
+    async fn take_in(&mut self, mut chunk: Vec<Taken>) {
+        let mut turns = self.context.handle.turns();
+        let mut stuck_at = Instant::now() + STUCK;
+        loop {
+            let waited = chunk.len();
+            chunk = self.put_what_fits(chunk).await;
+            if chunk.is_empty() {
+                return;
+            }
+            if chunk.len() < waited {
+                stuck_at = Instant::now() + STUCK;
+            }
+            let until = stuck_at.min(self.patient_until);
+            let turn = timeout_at(until, turns.recv()).await;
+            if Instant::now() >= until || matches!(turn, Ok(Err(RecvError::Closed))) {
+                break;
             }
         }
-        kept
+        for taken in chunk {
+            acknowledge(&taken.message, AckKind::Nak(Some(NO_ROOM))).await;
+        }
+    }
+
+    /// Puts what there is room for before the loop, and gives back the rest. Nothing of a queue overtakes what waits.
+    /// Jobs of builds go on: those of running builds pass in any case.
+    async fn put_what_fits(&mut self, chunk: Vec<Taken>) -> Vec<Taken> {
+        let (mut fitting, mut rest) = (Vec::with_capacity(chunk.len()), Vec::new());
+        if self.window == Window::JobsOfBuilds {
+            fitting = chunk;
+        } else {
+            let mut room = self.room();
+            for taken in chunk {
+                if room.take(&taken) { fitting.push(taken) } else { rest.push(taken) }
+            }
+        }
+        let credit = self.credit.clone();
+        let brought = move |tasks| credit.lock().expect("nobody panics with it").brought(tasks);
+        self.belt.put(fitting, brought).await;
+        rest
     }
 
     fn room(&self) -> Room {
@@ -100,6 +136,7 @@ impl WindowTaker {
                 share: state.settings.window_share,
                 queued: queued.map(|((_, queue), count)| (queue.clone(), count + on_the_way)).collect(),
                 on_the_way,
+                blocked: BTreeSet::new(),
             }
         })
     }
@@ -112,6 +149,8 @@ struct Room {
     share: usize,
     queued: BTreeMap<QueueId, usize>,
     on_the_way: usize,
+    /// Queues of which something was left out.
+    blocked: BTreeSet<QueueId>,
 }
 
 impl Room {
@@ -120,12 +159,18 @@ impl Room {
     fn take(&mut self, taken: &Taken) -> bool {
         let tasks = taken.inputs.len();
         let Some(Input::Submit { task, .. }) = taken.inputs.first() else { return true };
-        let queued = self.queued.entry(task.shape.queue.clone()).or_insert(self.on_the_way);
+        let queue = &task.shape.queue;
+        if self.blocked.contains(queue) {
+            return false;
+        }
+        let queued = self.queued.entry(queue.clone()).or_insert(self.on_the_way);
         let in_window = tasks <= self.left || tasks > self.window;
         let in_share = *queued + tasks <= self.share || tasks > self.share;
         if in_window && in_share {
             self.left = self.left.saturating_sub(tasks);
             *queued += tasks;
+        } else {
+            self.blocked.insert(queue.clone());
         }
         in_window && in_share
     }
@@ -138,6 +183,7 @@ impl Taker for WindowTaker {
             match look(&self.context, self.window, &self.credit, self.belt.on_the_way()) {
                 Ok(tasks) => {
                     note(&self.context, self.window, None);
+                    self.patient_until = Instant::now() + PATIENCE.min(self.context.take_over / 3);
                     #[expect(
                         clippy::cast_possible_truncation,
                         clippy::cast_sign_loss,
@@ -160,10 +206,7 @@ impl Taker for WindowTaker {
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let average = tasks as f64 / count as f64;
         self.pack = average.max((self.pack + average) / 2.0).max(1.0);
-        let chunk = self.within_the_window(chunk).await;
-        let credit = self.credit.clone();
-        let brought = move |tasks| credit.lock().expect("nobody panics with it").brought(tasks);
-        self.belt.put(chunk, brought).await;
+        self.take_in(chunk).await;
     }
 }
 
