@@ -21,7 +21,7 @@ use crate::adapters::jetstream::{JetStreamHistory, JetStreamOutput, Options, Roo
 use crate::broker::Connection;
 use crate::config;
 use crate::http::{self, Context, LocalOutbox};
-use crate::model::{Id, RunnerId};
+use crate::model::{Id, RunnerId, TurnRecord};
 use crate::nats::presence::{self, Share};
 use crate::nats::{self, NatsDoor, NatsOutbox};
 use crate::ports::{Clock, Inbox, Outbox};
@@ -35,9 +35,9 @@ use crate::wire::subject::Names;
 struct Both(Arc<LocalOutbox>, NatsOutbox);
 
 impl Outbox for Both {
-    fn deliver(&self, runner: &RunnerId) {
-        self.0.deliver(runner);
-        self.1.deliver(runner);
+    fn deliver(&self, runner: &RunnerId, turn: &Arc<TurnRecord>) {
+        self.0.deliver(runner, turn);
+        self.1.deliver(runner, turn);
     }
 }
 

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::model::{Delivery, RunnerId};
+use crate::model::{Delivery, RunnerId, TurnRecord};
 use crate::ports::Outbox;
 use crate::runtime::View;
 use crate::runtime::deliveries::{Look, Most, Sent};
@@ -47,7 +47,7 @@ impl LocalOutbox {
             let line = self.line(runner);
             let mut wake = line.wake.subscribe();
             let again = match self.look(runner, &line) {
-                Look::Found(delivery) => return delivery,
+                Look::Found { delivery, .. } => return delivery,
                 Look::UnknownRunner => {
                     self.forget(runner);
                     return Delivery::default();
@@ -110,7 +110,7 @@ impl LocalOutbox {
 }
 
 impl Outbox for LocalOutbox {
-    fn deliver(&self, runner: &RunnerId) {
+    fn deliver(&self, runner: &RunnerId, _: &Arc<TurnRecord>) {
         // Nobody asking is fine: whoever asks next looks first.
         let line = self.lines().get(runner).cloned();
         if let Some(line) = line {
@@ -128,6 +128,8 @@ fn now() -> Instant {
 mod tests {
     use super::*;
     use crate::core::{Settings, State};
+    use crate::model::Head;
+    use crate::model::turn::FORMAT;
 
     #[tokio::test]
     async fn an_unknown_runner_gets_nothing_at_once_and_is_not_remembered() {
@@ -135,7 +137,10 @@ mod tests {
         let outbox = LocalOutbox::new(&View::new(state));
         let nobody = RunnerId::parse("nobody").expect("a name");
         assert!(outbox.next(&nobody, Duration::from_secs(3600)).await.is_empty());
-        outbox.deliver(&nobody);
+        let Head { number, id, epoch, at, released } = Head::empty();
+        let (changes, facts) = (Vec::new(), Vec::new());
+        let turn = TurnRecord { format: FORMAT, number, id, epoch, at, released, changes, facts };
+        outbox.deliver(&nobody, &Arc::new(turn));
         assert!(outbox.is_empty());
     }
 }

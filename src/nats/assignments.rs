@@ -2,15 +2,18 @@
 //!
 //! Law: what is published is read from the rows at that moment, packed per runner, and published again until the
 //! runner confirms it. A runner that hears nothing loses time and never a task.
+//!
+//! A turn says which tasks to look at; all that a runner has is looked at when something is due again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use super::Context;
-use crate::model::RunnerId;
+use crate::model::{Change, Row, RunnerId, TaskId, TurnRecord};
 use crate::runtime::deliveries::{Look, Most, Sent};
 use crate::wire::message::write_delivery;
 
@@ -19,18 +22,45 @@ const MOST: Most = Most { assignments: 500, bytes: 150 << 10 };
 /// The most wake-ups taken before anything is published.
 const BATCH: usize = 4_096;
 
+/// A runner for which there is something new since a turn.
+#[derive(Debug)]
+pub(super) struct Woken {
+    pub runner: RunnerId,
+    pub turn: Arc<TurnRecord>,
+}
+
+/// What is to be looked at for a runner.
+#[derive(Debug)]
+enum Due {
+    All,
+    Tasks(Vec<TaskId>),
+}
+
+/// What is kept for a runner.
+#[derive(Debug, Default)]
+struct Line {
+    sent: Sent,
+    /// When all it has is looked at again.
+    again: Option<Instant>,
+}
+
 /// Publishes for as long as it is polled. Begins with every runner there is: what was published before this
 /// replica led is not known here.
-pub(super) async fn send(context: &Context, woken: &mut UnboundedReceiver<RunnerId>) {
-    let mut sent: FxHashMap<RunnerId, Sent> = FxHashMap::default();
+pub(super) async fn send(context: &Context, woken: &mut UnboundedReceiver<Woken>) {
+    let mut lines: FxHashMap<RunnerId, Line> = FxHashMap::default();
     let mut again: BTreeMap<Instant, BTreeSet<RunnerId>> = BTreeMap::new();
     let view = context.handle.view();
-    let mut due: BTreeSet<RunnerId> =
-        view.read(|state| state.fleet().seats().map(|seat| seat.runner.id.clone()).collect());
+    let mut due: BTreeMap<RunnerId, Due> =
+        view.read(|state| state.fleet().seats().map(|seat| (seat.runner.id.clone(), Due::All)).collect());
     let mut batch = Vec::new();
     loop {
-        for runner in std::mem::take(&mut due) {
-            if let Some(at) = publish(context, &runner, &mut sent).await {
+        for (runner, due) in std::mem::take(&mut due) {
+            let line = lines.entry(runner.clone()).or_default();
+            let (at, known) = publish(context, &runner, &due, &mut line.sent).await;
+            if !known {
+                lines.remove(&runner);
+            } else if let Some(at) = at.filter(|at| line.again.is_none_or(|before| *at < before)) {
+                line.again = Some(at);
                 again.entry(at).or_default().insert(runner);
             }
         }
@@ -41,41 +71,88 @@ pub(super) async fn send(context: &Context, woken: &mut UnboundedReceiver<Runner
                 if taken == 0 {
                     return;
                 }
-                due.extend(batch.drain(..));
+                sort(batch.drain(..), &mut due);
             }
             () = next, if !again.is_empty() => {
-                if let Some((_, runners)) = again.pop_first() {
-                    due.extend(runners);
+                let Some((at, runners)) = again.pop_first() else { continue };
+                for runner in runners {
+                    // One that was looked at earlier than this says has another time.
+                    if let Some(line) = lines.get_mut(&runner).filter(|line| line.again == Some(at)) {
+                        line.again = None;
+                        due.insert(runner, Due::All);
+                    }
                 }
             }
         }
     }
 }
 
-/// Publishes what there is for a runner; says when something is due again.
+/// Finds in the turns what to look at for each runner: the tasks they gave it or asked it to stop, or all it has where
+/// its own row has changed, or where no task of a turn says what is new.
+fn sort(woken: impl Iterator<Item = Woken>, due: &mut BTreeMap<RunnerId, Due>) {
+    let mut read: Option<(Arc<TurnRecord>, FxHashMap<RunnerId, Vec<TaskId>>, FxHashSet<RunnerId>)> = None;
+    for Woken { runner, turn } in woken {
+        let (_, tasks, changed) = match &mut read {
+            Some(read) if Arc::ptr_eq(&read.0, &turn) => read,
+            other => {
+                let (tasks, changed) = named(&turn);
+                other.insert((turn, tasks, changed))
+            }
+        };
+        let more = tasks.remove(&runner).filter(|_| !changed.contains(&runner));
+        match (due.get_mut(&runner), more) {
+            (Some(Due::All), _) => {}
+            (Some(Due::Tasks(before)), Some(more)) => before.extend(more),
+            (None, Some(more)) => drop(due.insert(runner, Due::Tasks(more))),
+            (_, None) => drop(due.insert(runner, Due::All)),
+        }
+    }
+}
+
+/// The tasks that stand on each runner by this turn's rows, and the runners whose own rows are among them.
+fn named(turn: &TurnRecord) -> (FxHashMap<RunnerId, Vec<TaskId>>, FxHashSet<RunnerId>) {
+    let (mut tasks, mut changed) = (FxHashMap::<_, Vec<TaskId>>::default(), FxHashSet::default());
+    for change in &turn.changes {
+        match change {
+            Change::Put(Row::Task(task)) => {
+                if let Some(held) = task.assignment().filter(|held| !held.confirmed || held.stop.is_some()) {
+                    tasks.entry(held.runner.clone()).or_default().push(task.id.clone());
+                }
+            }
+            Change::Put(Row::Runner(runner)) => {
+                changed.insert(runner.id.clone());
+            }
+            _ => {}
+        }
+    }
+    (tasks, changed)
+}
+
+/// Publishes what there is for a runner; says when something is due again, and whether the runner is known.
 async fn publish(
     context: &Context,
     runner: &RunnerId,
-    sent: &mut FxHashMap<RunnerId, Sent>,
-) -> Option<Instant> {
-    let memory = sent.entry(runner.clone()).or_default();
+    due: &Due,
+    sent: &mut Sent,
+) -> (Option<Instant>, bool) {
     loop {
         let now = Instant::now();
-        let look = context.handle.view().read(|state| match state.fleet().get(runner) {
-            Some(seat) => memory.look(state, seat, now, MOST),
-            None => Look::UnknownRunner,
+        let look = context.handle.view().read(|state| match (state.fleet().get(runner), due) {
+            (Some(seat), Due::All) => sent.look(state, seat, now, MOST),
+            (Some(seat), Due::Tasks(tasks)) => sent.look_at(tasks, state, seat, now, MOST),
+            (None, _) => Look::UnknownRunner,
         });
         match look {
-            Look::Found(delivery) => {
+            Look::Found { delivery, again } => {
                 let to = context.names.assign(runner);
                 // What is not heard is published again.
                 let _ = context.connection.client.publish(to, write_delivery(&delivery).into()).await;
+                if again > now {
+                    return (Some(again), true);
+                }
             }
-            Look::Nothing { again } => return again,
-            Look::UnknownRunner => {
-                sent.remove(runner);
-                return None;
-            }
+            Look::Nothing { again } => return (again, true),
+            Look::UnknownRunner => return (None, false),
         }
     }
 }

@@ -35,12 +35,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::Connection;
 use crate::core::Settings;
-use crate::model::RunnerId;
+use crate::model::{RunnerId, TurnRecord};
 use crate::ports::{Clock, Inbox, Outbox, Table};
 use crate::runtime::credit::Board;
 use crate::runtime::{Handle, Role};
 use crate::telemetry::Metrics;
 use crate::wire::subject::Names;
+use assignments::Woken;
 pub use door::NatsDoor;
 
 /// What the door is made of.
@@ -70,7 +71,7 @@ impl std::fmt::Debug for Context {
 #[derive(Debug)]
 pub struct Words {
     marks: Mutex<Option<mpsc::UnboundedReceiver<u64>>>,
-    runners: Mutex<Option<mpsc::UnboundedReceiver<RunnerId>>>,
+    runners: Mutex<Option<mpsc::UnboundedReceiver<Woken>>>,
 }
 
 /// The inbox of a replica on NATS: reports come from a stream.
@@ -84,7 +85,7 @@ pub struct NatsInbox {
 /// The outbox of a replica on NATS: assignments go to a subject of each runner.
 #[derive(Debug, Clone)]
 pub struct NatsOutbox {
-    runners: mpsc::UnboundedSender<RunnerId>,
+    runners: mpsc::UnboundedSender<Woken>,
 }
 
 /// The two ends the turn loop speaks to, and the words that come out of them.
@@ -112,8 +113,8 @@ impl Inbox for NatsInbox {
 }
 
 impl Outbox for NatsOutbox {
-    fn deliver(&self, runner: &RunnerId) {
-        let _ = self.runners.send(runner.clone());
+    fn deliver(&self, runner: &RunnerId, turn: &Arc<TurnRecord>) {
+        let _ = self.runners.send(Woken { runner: runner.clone(), turn: turn.clone() });
     }
 }
 

@@ -248,7 +248,7 @@ impl Member {
         self.view.apply(record);
         self.released = record.released;
         for runner in runners_of(record) {
-            self.outbox.deliver(runner);
+            self.outbox.deliver(runner, record);
         }
         // Nobody listening is fine.
         let _ = self.turns.send(record.clone());

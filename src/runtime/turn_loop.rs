@@ -230,7 +230,7 @@ impl<'a> TurnLoop<'a> {
             Settled::Committed { record, effects } => {
                 self.retry = RETRY_FIRST;
                 self.member.view.apply(record);
-                self.send(effects);
+                self.send(record, effects);
                 let (decide, handed_over) = self.decided;
                 self.committed = self.member.clock.monotonic();
                 let commit = self.committed.saturating_sub(handed_over);
@@ -262,10 +262,10 @@ impl<'a> TurnLoop<'a> {
         settled
     }
 
-    fn send(&self, effects: &[Effect]) {
+    fn send(&self, record: &Arc<TurnRecord>, effects: &[Effect]) {
         for effect in effects {
             match effect {
-                Effect::Deliver { runner } => self.member.outbox.deliver(runner),
+                Effect::Deliver { runner } => self.member.outbox.deliver(runner, record),
                 Effect::ReadReports { mark } => self.member.inbox.read_reports(*mark),
                 Effect::Answer { .. } => {}
             }
