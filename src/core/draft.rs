@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::input::{Answer, Ticket};
 use super::size;
@@ -74,13 +74,15 @@ pub fn admitted_in(task: &Task) -> u64 {
 }
 
 impl<'a> Draft<'a> {
-    pub fn new(state: &'a mut State, now: Time, budget: TurnBudget) -> Self {
+    /// A turn of which so many inputs wait.
+    pub fn new(state: &'a mut State, now: Time, budget: TurnBudget, inputs: usize) -> Self {
         state.advance(now);
         let now = state.now();
         Self {
             now,
             turn: Turn::default(),
-            places: FxHashMap::default(),
+            // Most inputs change a row or two.
+            places: FxHashMap::with_capacity_and_hasher((2 * inputs).min(budget.rows), FxBuildHasher),
             deliver: BTreeSet::new(),
             budget,
             bytes: 0,

@@ -21,7 +21,7 @@ pub fn missed(state: &State) -> u64 {
     again.wakes.everything(Wake::Everything);
     let now = again.now();
     let budget = TurnBudget { rows: usize::MAX, bytes: usize::MAX };
-    planner::plan(&mut Draft::new(&mut again, now, budget))
+    planner::plan(&mut Draft::new(&mut again, now, budget, 0))
 }
 
 /// Every rule that does not hold, in words. Empty means the state is sound.

@@ -107,7 +107,7 @@ pub fn take_turn(
 ) -> Turn {
     state.turn += 1;
     state.last_id = id;
-    let mut draft = Draft::new(state, now, budget);
+    let mut draft = Draft::new(state, now, budget, waiting.len());
     take_in(&mut draft, waiting);
     if !waiting.is_empty() {
         draft.more();

@@ -69,7 +69,10 @@ impl Shelves {
     pub(super) fn change(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
         if let Some(task) = old {
             self.count(task, -1);
-            self.places[Shelf::of(task) as usize].remove(&task.sequence);
+            let place = |task: &Task| (Shelf::of(task), task.sequence);
+            if new.is_none_or(|new| place(new) != place(task)) {
+                self.places[Shelf::of(task) as usize].remove(&task.sequence);
+            }
         }
         if let Some(task) = new {
             self.count(task, 1);

@@ -269,7 +269,7 @@ impl State {
                 self.count_body(id, false);
                 if let Some(task) = self.change_entry(id, |entry| entry.task.take()) {
                     let turn = self.groups.head(task.shape.group.as_ref());
-                    self.take_out(&task);
+                    self.take_out(&task, false);
                     let freed = self.groups.change(Some(&task), None);
                     self.shelves.change(Some(&task), None);
                     self.pass_turn(&task, turn);
@@ -327,21 +327,24 @@ impl State {
         if let Some(fresh) = Arc::get_mut(&mut task) {
             self.intern.share(fresh);
         }
-        let was_ended = self.task(task.id.as_str()).is_some_and(|old| old.is_ended());
+        let known = self.task(task.id.as_str());
+        let was_ended = known.is_some_and(|old| old.is_ended());
+        let other_group = known.is_some_and(|old| old.shape.group != task.shape.group);
         if was_ended != task.is_ended() {
             self.count_body(&task.id, false);
         }
-        if self.task(task.id.as_str()).is_some_and(|old| old.shape.group != task.shape.group) {
+        if other_group {
             // Another task of this id belongs to another group: it leaves that first.
             self.delete(&Key::Task(task.id.clone()));
         }
         let old = self.entries.get_mut(&task.id).and_then(|entry| entry.task.take());
         let turn = self.groups.head(task.shape.group.as_ref());
+        let stays = old.as_deref().is_some_and(|old| holds_the_same(old, &task));
         if let Some(old) = &old {
-            self.take_out(old);
+            self.take_out(old, stays);
         }
         let freed = self.groups.change(old.as_deref(), Some(&task));
-        self.bring_in(&task);
+        self.bring_in(&task, stays);
         self.shelves.change(old.as_ref(), Some(&task));
         let id = task.id.clone();
         self.entries.entry(id.clone()).or_default().task = Some(task.clone());
@@ -355,13 +358,11 @@ impl State {
     /// Wakes what a runner gained or lost, or what a group may place elsewhere now that it let a runner go, and
     /// moves the jobs of a build that began or ceased to hold one.
     fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>, freed: bool) {
-        let runner_of =
-            |task: Option<&Task>| task.and_then(|task| task.assignment()).map(|held| held.runner.clone());
-        let (before, after) = (runner_of(old), runner_of(new));
+        let (before, after) = (old.and_then(runner_of), new.and_then(runner_of));
         if before == after {
             return;
         }
-        if let Some(runner) = &before {
+        if let Some(runner) = before {
             self.wakes.runner(runner, Wake::End);
         }
         if let Some(group) = old.and_then(|task| task.shape.group.as_ref()).filter(|_| freed) {
@@ -374,8 +375,8 @@ impl State {
         self.wake_build_lines();
     }
 
-    /// Takes an old row's share out of every index.
-    fn take_out(&mut self, task: &Arc<Task>) {
+    /// Takes an old row's share out of every index; where it `stays`, not out of what its runner holds.
+    fn take_out(&mut self, task: &Arc<Task>, stays: bool) {
         match &task.state {
             TaskState::Pending { not_before, .. } => {
                 let ready_at = not_before.unwrap_or_default();
@@ -385,7 +386,9 @@ impl State {
                 self.counts.leave(window_of(task), &task.shape.queue);
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
-                self.fleet.free(&assignment.runner, &task.id, &task.shape);
+                if !stays {
+                    self.fleet.free(&assignment.runner, &task.id, &task.shape);
+                }
                 match task.state {
                     TaskState::Running(_) => self.counts.running -= 1,
                     _ => self.counts.assigned -= 1,
@@ -402,8 +405,8 @@ impl State {
         self.leave_family(task);
     }
 
-    /// Adds a new row's share to every index.
-    fn bring_in(&mut self, task: &Arc<Task>) {
+    /// Adds a new row's share to every index; where it `stays`, its runner has it already.
+    fn bring_in(&mut self, task: &Arc<Task>, stays: bool) {
         match &task.state {
             TaskState::Pending { not_before, .. } => {
                 match not_before.filter(|at| *at > self.now) {
@@ -415,7 +418,9 @@ impl State {
                 self.counts.join(window_of(task), &task.shape.queue);
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
-                self.fleet.hold(&assignment.runner, &task.id, &task.shape);
+                if !stays {
+                    self.fleet.hold(&assignment.runner, &task.id, &task.shape);
+                }
                 match task.state {
                     TaskState::Running(_) => self.counts.running += 1,
                     _ => self.counts.assigned += 1,
@@ -503,6 +508,16 @@ fn deadline(task: &Task) -> Option<Time> {
         }
         _ => None,
     }
+}
+
+fn runner_of(task: &Task) -> Option<&RunnerId> {
+    task.assignment().map(|held| &held.runner)
+}
+
+/// Whether a task holds of its runner, in its new row, what it held of it in its old one.
+fn holds_the_same(old: &Task, new: &Task) -> bool {
+    let runner = runner_of(new);
+    runner.is_some() && runner_of(old) == runner && old.shape == new.shape
 }
 
 fn window_of(task: &Task) -> Window {

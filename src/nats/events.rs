@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::listeners::Listeners;
-use crate::model::{Change, Fact, Lifecycle, Row, TaskId, Traceparent, TurnRecord};
+use crate::model::{
+    Change, Fact, Kind, Lifecycle, LifecycleState, QueueId, Row, TaskId, Traceparent, TurnRecord,
+};
 use crate::wire::event::write_lifecycle;
 
 /// The most turns told at once.
@@ -51,17 +53,20 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
 /// Tells what happened in a turn to whoever listens.
 async fn tell(context: &Context, listeners: &mut Listeners, turn: &TurnRecord) {
     let traces = traces(turn);
+    let mut subjects: FxHashMap<(Kind, LifecycleState, &QueueId), String> = FxHashMap::default();
     for fact in &turn.facts {
         let Fact::Task(event) = fact else { continue };
-        let subject = context.names.event(event.kind, event.state, &event.queue);
-        if listeners.nobody_hears(&subject).await {
+        let subject = subjects
+            .entry((event.kind, event.state, &event.queue))
+            .or_insert_with(|| context.names.event(event.kind, event.state, &event.queue));
+        if listeners.nobody_hears(subject).await {
             continue;
         }
         let mut headers = headers(context, event);
         if let Some(trace) = traces.get(&event.id) {
             headers.insert(Traceparent::NAME, trace.to_string().as_str());
         }
-        listeners.publish(subject, headers, write_lifecycle(event).into()).await;
+        listeners.publish(subject.clone(), headers, write_lifecycle(event).into()).await;
     }
 }
 

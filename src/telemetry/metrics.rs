@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 
 use super::catalogue::{self, Metric, MetricKind};
 use crate::model::{
-    Fact, Found, IntentState, Kind, Lifecycle, LifecycleState, QueueId, Resources, RunnerState,
+    Fact, Found, IntentState, Kind, Lifecycle, LifecycleState, Outcome, QueueId, Resources, RunnerState,
 };
 
 /// How many queues the `queue` label tells apart.
@@ -115,8 +115,18 @@ impl Metrics {
 
     /// Counts the facts of a committed turn. Called once for each turn.
     pub fn record(&self, facts: &[Fact]) {
+        let mut tally = Tally::default();
         for fact in facts {
-            self.count(fact);
+            match fact {
+                Fact::Task(event) => tally.add(event),
+                other => self.count(other),
+            }
+        }
+        for (entered, times) in &tally.entered {
+            self.count_tasks(entered, *times);
+        }
+        for (metric, kind, spans) in &tally.spans {
+            self.observe(metric, &[kind.as_str()], spans);
         }
     }
 
@@ -124,8 +134,8 @@ impl Metrics {
     pub fn turn_committed(&self, changes: usize, decide: Duration, commit: Duration) {
         self.add(&catalogue::TURNS, &[], 1);
         self.add(&catalogue::TURN_CHANGES, &[], changes as u64);
-        self.observe(&catalogue::TURN_DECIDE, &[], decide);
-        self.observe(&catalogue::TURN_COMMIT, &[], commit);
+        self.observe(&catalogue::TURN_DECIDE, &[], &[decide]);
+        self.observe(&catalogue::TURN_COMMIT, &[], &[commit]);
     }
 
     /// Counts a message that was kept as a dead letter.
@@ -147,7 +157,8 @@ impl Metrics {
 
     fn count(&self, fact: &Fact) {
         match fact {
-            Fact::Task(lifecycle) => self.count_task(lifecycle),
+            // Tallied.
+            Fact::Task(_) => {}
             Fact::SubmissionRefused { answer, .. } => {
                 let answer = known(answer, &["rejected", "conflict", "full"]);
                 self.add(&catalogue::SUBMISSIONS_REFUSED, &[answer], 1);
@@ -198,23 +209,16 @@ impl Metrics {
         }
     }
 
-    fn count_task(&self, task: &Lifecycle) {
-        let kind = task.kind.as_str();
-        let queue = self.queue_label(&task.queue);
-        match task.state {
-            LifecycleState::Pending if task.attempt == 0 => {
-                self.add(&catalogue::TASKS_ADMITTED, &[kind, &queue], 1);
-            }
-            LifecycleState::Pending => self.add(&catalogue::TASKS_RETURNED, &[kind, &queue], 1),
-            LifecycleState::Assigned => {
-                self.add(&catalogue::TASKS_ASSIGNED, &[kind, &queue], 1);
-                self.observe_ms(&catalogue::TASK_WAIT, &[kind], task.waited_ms);
-            }
-            LifecycleState::Running => self.add(&catalogue::TASKS_STARTED, &[kind, &queue], 1),
+    fn count_tasks(&self, Entered { kind, state, again, queue, outcome }: &Entered<'_>, times: u64) {
+        let (kind, queue) = (kind.as_str(), self.queue_label(queue));
+        match state {
+            LifecycleState::Pending if !again => self.add(&catalogue::TASKS_ADMITTED, &[kind, &queue], times),
+            LifecycleState::Pending => self.add(&catalogue::TASKS_RETURNED, &[kind, &queue], times),
+            LifecycleState::Assigned => self.add(&catalogue::TASKS_ASSIGNED, &[kind, &queue], times),
+            LifecycleState::Running => self.add(&catalogue::TASKS_STARTED, &[kind, &queue], times),
             LifecycleState::Ended => {
-                let outcome = task.outcome.map_or(OTHER, |outcome| outcome.as_str());
-                self.add(&catalogue::TASKS_ENDED, &[kind, &queue, outcome], 1);
-                self.observe_ms(&catalogue::TASK_RUN, &[kind], task.ran_ms);
+                let outcome = outcome.map_or(OTHER, Outcome::as_str);
+                self.add(&catalogue::TASKS_ENDED, &[kind, &queue, outcome], times);
             }
         }
     }
@@ -302,16 +306,56 @@ impl Metrics {
         self.recorder.register_gauge(&key(metric, labels), &METADATA).set(value);
     }
 
-    fn observe_ms(&self, metric: &Metric, labels: &[&str], millis: Option<u64>) {
-        if let Some(millis) = millis {
-            self.observe(metric, labels, Duration::from_millis(millis));
+    fn observe(&self, metric: &Metric, labels: &[&str], spans: &[Duration]) {
+        let histogram = self.recorder.register_histogram(&key(metric, labels), &METADATA);
+        for span in spans {
+            histogram.record(span.as_secs_f64());
+        }
+        let before = self.samples.fetch_add(spans.len(), Ordering::Relaxed);
+        if before / SAMPLES_BETWEEN_FOLDS < (before + spans.len()) / SAMPLES_BETWEEN_FOLDS {
+            self.recorder.handle().run_upkeep();
+        }
+    }
+}
+
+/// A state that tasks entered, as far as labels tell them apart.
+#[derive(Debug, PartialEq)]
+struct Entered<'a> {
+    kind: Kind,
+    state: LifecycleState,
+    /// Not for the first time, where it is `Pending`.
+    again: bool,
+    queue: &'a QueueId,
+    outcome: Option<Outcome>,
+}
+
+/// What the tasks of one turn did: a turn has many of them and few sorts.
+#[derive(Debug, Default)]
+struct Tally<'a> {
+    entered: Vec<(Entered<'a>, u64)>,
+    spans: Vec<(&'static Metric, Kind, Vec<Duration>)>,
+}
+
+impl<'a> Tally<'a> {
+    fn add(&mut self, event: &'a Lifecycle) {
+        let Lifecycle { kind, state, outcome, .. } = *event;
+        let entered = Entered { kind, state, again: event.attempt > 0, queue: &event.queue, outcome };
+        match self.entered.iter_mut().find(|(known, _)| *known == entered) {
+            Some((_, times)) => *times += 1,
+            None => self.entered.push((entered, 1)),
+        }
+        match state {
+            LifecycleState::Assigned => self.span(&catalogue::TASK_WAIT, kind, event.waited_ms),
+            LifecycleState::Ended => self.span(&catalogue::TASK_RUN, kind, event.ran_ms),
+            LifecycleState::Pending | LifecycleState::Running => {}
         }
     }
 
-    fn observe(&self, metric: &Metric, labels: &[&str], span: Duration) {
-        self.recorder.register_histogram(&key(metric, labels), &METADATA).record(span.as_secs_f64());
-        if self.samples.fetch_add(1, Ordering::Relaxed) % SAMPLES_BETWEEN_FOLDS == SAMPLES_BETWEEN_FOLDS - 1 {
-            self.recorder.handle().run_upkeep();
+    fn span(&mut self, metric: &'static Metric, kind: Kind, millis: Option<u64>) {
+        let Some(span) = millis.map(Duration::from_millis) else { return };
+        match self.spans.iter_mut().find(|(known, of, _)| (*known, *of) == (metric, kind)) {
+            Some((.., spans)) => spans.push(span),
+            None => self.spans.push((metric, kind, vec![span])),
         }
     }
 }

@@ -38,6 +38,11 @@ impl EncodedTurn {
         &self.bytes
     }
 
+    /// The whole turn, to be sent.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// The row that change number `index` puts; `None` if it deletes.
     pub fn row(&self, index: usize) -> Option<&[u8]> {
         self.rows.get(index).filter(|place| !place.is_empty()).map(|place| &self.bytes[place.clone()])
@@ -51,7 +56,7 @@ impl EncodedTurn {
 
 /// Encodes a turn.
 pub fn encode(turn: &TurnRecord) -> EncodedTurn {
-    let mut bytes = Vec::with_capacity(256 + 512 * turn.changes.len());
+    let mut bytes = Vec::with_capacity(256 + 512 * turn.changes.len() + 256 * turn.facts.len());
     let TurnRecord { format, number, id, epoch, at, released, .. } = *turn;
     write(&mut bytes, &Opening { format, number, id, epoch, at, released });
     bytes.pop(); // the closing brace: changes and facts go inside
@@ -97,6 +102,23 @@ pub fn decode_row(bytes: &[u8]) -> Result<Row, DecodeError> {
 /// Encodes one row, exactly as it stands within a turn.
 pub fn encode_row(row: &Row) -> Vec<u8> {
     encode_plain(row)
+}
+
+/// How many bytes [`encode_row`] makes of a row.
+pub fn length_of_row(row: &Row) -> usize {
+    struct Length(usize);
+    impl std::io::Write for Length {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, row).expect("rows have text keys and nothing is written");
+    length.0
 }
 
 /// Reads the facts of one turn.
@@ -227,6 +249,7 @@ mod tests {
         let row = decode_row(encoded.row(0).expect("a row is put")).expect("a row");
         assert_eq!(row.key(), Key::Queue(QueueId::parse("q").expect("a name")));
         assert_eq!(encoded.row(0).expect("a row is put"), encode_row(&row));
+        assert_eq!(length_of_row(&row), encode_row(&row).len());
         assert_eq!(encoded.row(1), None);
         assert_eq!(decode_facts(encoded.facts().expect("facts")).expect("facts"), turn().facts);
     }

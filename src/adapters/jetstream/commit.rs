@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::super::acceptance;
 use super::bucket::turn_key;
 use super::log;
@@ -44,8 +46,8 @@ pub(super) async fn commit(shared: &Shared, turn: &Arc<TurnRecord>) -> Commit {
 }
 
 async fn settle(shared: &Shared, turn: &Arc<TurnRecord>) -> Result<Commit, Trouble> {
-    let encoded = encode(turn);
-    let excess = acceptance::excess(shared.budget(), turn, || encoded.bytes().len());
+    let bytes = Bytes::from(encode(turn).into_bytes());
+    let excess = acceptance::excess(shared.budget(), turn, || bytes.len());
     let mut up_to_date = false;
     let mut last_why = String::new();
     for tries in 1..=TRIES {
@@ -73,7 +75,7 @@ async fn settle(shared: &Shared, turn: &Arc<TurnRecord>) -> Result<Commit, Troub
             });
         }
         shared.known().iter_mut().for_each(|known| known.tries(turn.id));
-        match publish(&shared.bucket, &turn_key(turn.number), encoded.bytes().to_vec(), sequence).await {
+        match publish(&shared.bucket, &turn_key(turn.number), bytes.clone(), sequence).await {
             Published::At(place) => {
                 shared.take_in(place, turn)?;
                 return Ok(Commit::Done);

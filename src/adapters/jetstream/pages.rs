@@ -7,14 +7,15 @@
 //!   other leadership uses them, and a new one begins with pages of its own;
 //! - a page is only written again if a row on it changed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::model::{Change, Head, Key, Row, TaskState, TurnRecord};
 use crate::wire::snapshot::{Pointer, encode_page};
-use crate::wire::turn::encode_row;
+use crate::wire::turn::length_of_row;
 
 /// The first part of a page's key, by what its rows are.
 pub(super) const FOLDERS: [&str; 7] =
@@ -36,14 +37,22 @@ pub(super) struct PageId {
 #[derive(Debug)]
 pub(super) struct Pages {
     head: Head,
-    rows: FxHashMap<Key, Row>,
-    /// What the rows' pages do not say yet.
-    changed: FxHashSet<Key>,
-    /// Where each row stands, and how many bytes it takes there.
-    places: FxHashMap<Key, (PageId, usize)>,
+    rows: FxHashMap<Key, Standing>,
+    /// What the rows' pages do not say yet, each once.
+    changed: Vec<Key>,
     pages: BTreeMap<PageId, Page>,
     /// How many pages were made for this turn.
     made: (u64, u32),
+}
+
+/// A row and where it stands.
+#[derive(Debug, Default)]
+struct Standing {
+    /// Nothing if it is gone and its page still has it.
+    row: Option<Row>,
+    /// Its page, and how many bytes it takes there.
+    place: Option<(PageId, usize)>,
+    changed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -75,12 +84,11 @@ impl fmt::Display for PageId {
 impl Pages {
     /// Rows that stand on no page yet.
     pub(super) fn of(head: Head, rows: Vec<Row>) -> Self {
-        let rows: FxHashMap<Key, Row> = rows.into_iter().map(|row| (row.key(), row)).collect();
+        let standing = |row: Row| (row.key(), Standing { row: Some(row), ..Standing::default() });
         let mut pages = Self {
             head,
-            rows,
-            changed: FxHashSet::default(),
-            places: FxHashMap::default(),
+            rows: rows.into_iter().map(standing).collect(),
+            changed: Vec::new(),
             pages: BTreeMap::new(),
             made: (0, 0),
         };
@@ -90,8 +98,11 @@ impl Pages {
 
     /// Leaves all pages to others.
     pub(super) fn begin_anew(&mut self) {
-        self.places.clear();
         self.pages.clear();
+        self.rows.retain(|_, standing| standing.row.is_some());
+        for standing in self.rows.values_mut() {
+            (standing.place, standing.changed) = (None, true);
+        }
         self.changed = self.rows.keys().cloned().collect();
     }
 
@@ -99,12 +110,23 @@ impl Pages {
     pub(super) fn turn(&mut self, turn: &TurnRecord) {
         debug_assert_eq!(turn.number, self.head.number + 1, "turns are taken in one after the other");
         for change in &turn.changes {
-            let key = change.key();
-            match change {
-                Change::Put(row) => self.rows.insert(key.clone(), row.clone()),
-                Change::Delete(key) => self.rows.remove(key),
+            let row = match change {
+                Change::Put(row) => Some(row.clone()),
+                Change::Delete(_) => None,
             };
-            self.changed.insert(key);
+            let standing = match self.rows.entry(change.key()) {
+                Entry::Occupied(standing) => {
+                    if !standing.get().changed {
+                        self.changed.push(standing.key().clone());
+                    }
+                    standing.into_mut()
+                }
+                Entry::Vacant(free) => {
+                    self.changed.push(free.key().clone());
+                    free.insert(Standing::default())
+                }
+            };
+            (standing.row, standing.changed) = (row, true);
         }
         self.head = turn.head();
     }
@@ -121,20 +143,30 @@ impl Pages {
 
     /// Puts every row that has changed on a page, and takes those that are gone off theirs.
     pub(super) fn arrange(&mut self) {
-        let mut changed: Vec<Key> = std::mem::take(&mut self.changed).into_iter().collect();
+        let mut changed = std::mem::take(&mut self.changed);
         changed.sort_unstable();
         let mut open: FxHashMap<&'static str, PageId> = FxHashMap::default();
         for key in changed {
-            let Some(row) = self.rows.get(&key) else {
-                self.take_off(&key);
+            let Some(standing) = self.rows.get_mut(&key) else { continue };
+            standing.changed = false;
+            let before = standing.place;
+            let Some(row) = &standing.row else {
+                self.rows.remove(&key);
+                self.take_off(&key, before);
                 continue;
             };
-            let (folder, bytes) = (folder(row), encode_row(row).len() + 1);
-            if !self.stays(&key, folder, bytes) {
-                self.take_off(&key);
-                let page = self.with_room(folder, bytes, &mut open);
-                self.put_on(page, key, bytes);
-            }
+            let (folder, bytes) = (folder(row), length_of_row(row) + 1);
+            let page = match before.filter(|before| self.stays(*before, folder, bytes)) {
+                Some((page, _)) => page,
+                None => {
+                    self.take_off(&key, before);
+                    let page = self.with_room(folder, bytes, &mut open);
+                    self.put_on(page, &key, bytes);
+                    page
+                }
+            };
+            let standing = self.rows.get_mut(&key).expect("it was just there");
+            standing.place = Some((page, bytes));
         }
     }
 
@@ -147,7 +179,7 @@ impl Pages {
     /// A page as it is to be written.
     pub(super) fn encode(&self, id: PageId) -> Vec<u8> {
         let rows = self.pages.get(&id).into_iter().flat_map(|page| &page.rows);
-        encode_page(self.head.number, rows.filter_map(|key| self.rows.get(key)))
+        encode_page(self.head.number, rows.filter_map(|key| self.rows.get(key)?.row.as_ref()))
     }
 
     /// Notes that a page was written as it is.
@@ -187,19 +219,18 @@ impl Pages {
     }
 
     /// Leaves a row where it is, if it may stand there.
-    fn stays(&mut self, key: &Key, folder: &str, bytes: usize) -> bool {
-        let Some((id, before)) = self.places.get_mut(key) else { return false };
-        let Some(page) = self.pages.get_mut(id) else { return false };
-        let after = page.bytes - *before + bytes;
+    fn stays(&mut self, (id, before): (PageId, usize), folder: &str, bytes: usize) -> bool {
+        let Some(page) = self.pages.get_mut(&id) else { return false };
+        let after = page.bytes - before + bytes;
         if id.folder != folder || (after > PAGE_BYTES && page.rows.len() > 1) {
             return false;
         }
-        (page.bytes, page.stale, *before) = (after, true, bytes);
+        (page.bytes, page.stale) = (after, true);
         true
     }
 
-    fn take_off(&mut self, key: &Key) {
-        let Some((id, bytes)) = self.places.remove(key) else { return };
+    fn take_off(&mut self, key: &Key, place: Option<(PageId, usize)>) {
+        let Some((id, bytes)) = place else { return };
         if let Some(page) = self.pages.get_mut(&id) {
             page.rows.remove(key);
             page.bytes -= bytes;
@@ -207,12 +238,11 @@ impl Pages {
         }
     }
 
-    fn put_on(&mut self, id: PageId, key: Key, bytes: usize) {
+    fn put_on(&mut self, id: PageId, key: &Key, bytes: usize) {
         let page = self.pages.entry(id).or_default();
         page.rows.insert(key.clone());
         page.bytes += bytes;
         page.stale = true;
-        self.places.insert(key, (id, bytes));
     }
 
     /// A page with room for a row: one that is written anyway, else one that is half empty, else a new one.
@@ -291,6 +321,13 @@ mod tests {
         Change::Delete(Key::Spec(id(name)))
     }
 
+    impl Pages {
+        /// The page a row stands on.
+        fn place(&self, key: &Key) -> PageId {
+            self.rows[key].place.expect("it stands somewhere").0
+        }
+    }
+
     /// Takes in one turn with these changes, and writes what has become stale.
     fn write(pages: &mut Pages, changes: Vec<Change>) -> Vec<String> {
         pages.turn(&TurnRecord {
@@ -318,7 +355,7 @@ mod tests {
         let many = (0..10).map(|n| spec(&format!("t{n}"), 60 << 10)).collect();
         assert_eq!(write(&mut pages, many), ["specs.1-0", "specs.1-1", "specs.1-2"]);
         assert_eq!(write(&mut pages, vec![]), [""; 0]);
-        let changed = pages.places[&Key::Spec(id("t5"))].0.to_string();
+        let changed = pages.place(&Key::Spec(id("t5"))).to_string();
         for change in [spec("t5", 60 << 10), gone("t5")] {
             assert_eq!(write(&mut pages, vec![change]), std::slice::from_ref(&changed));
         }
@@ -329,17 +366,18 @@ mod tests {
         let mut pages = Pages::of(Head::empty(), vec![]);
         write(&mut pages, (0..40).map(|n| spec(&format!("t{n}"), 30 << 10)).collect());
         for round in 0..20_u32 {
-            let before = pages.places.clone();
+            let before: Vec<(Key, PageId)> =
+                pages.rows.keys().map(|key| (key.clone(), pages.place(key))).collect();
             let touched: Vec<String> = (0..5).map(|n| format!("t{}", (round * 7 + n * 11) % 40)).collect();
             let change = |(n, name): (usize, &String)| match n {
                 0 => gone(name),
                 _ => spec(name, (1 + (n + round as usize) % 4) * 20_000),
             };
             write(&mut pages, touched.iter().enumerate().map(change).collect());
-            for (key, (page, _)) in &before {
+            for (key, page) in &before {
                 let Key::Spec(name) = key else { panic!("another row") };
                 if !touched.contains(&name.to_string()) {
-                    assert_eq!(pages.places[key].0, *page, "{name}");
+                    assert_eq!(pages.place(key), *page, "{name}");
                 }
             }
             let mut on_pages: Vec<Row> = Vec::new();
@@ -347,7 +385,7 @@ mod tests {
                 on_pages.extend(decode_page(&pages.encode(*page)).expect("a page").rows);
             }
             assert_eq!(on_pages.len(), pages.rows.len());
-            assert!(on_pages.iter().all(|row| pages.rows.get(&row.key()) == Some(row)));
+            assert!(on_pages.iter().all(|row| pages.rows[&row.key()].row.as_ref() == Some(row)));
         }
     }
 

@@ -9,6 +9,7 @@ use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_S
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{Error, ErrorCode};
+use bytes::Bytes;
 
 use super::bucket::Bucket;
 use super::trouble::in_time;
@@ -32,12 +33,12 @@ pub(super) enum Published {
 }
 
 /// Writes `bytes` under `key` if the bucket's last sequence is `after`. Answers within a few seconds.
-pub(super) async fn publish(bucket: &Bucket, key: &str, bytes: Vec<u8>, after: u64) -> Published {
+pub(super) async fn publish(bucket: &Bucket, key: &str, bytes: Bytes, after: u64) -> Published {
     let subject = bucket.names.key(key);
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_LAST_SEQUENCE, after.to_string());
     headers.insert(NATS_EXPECTED_STREAM, bucket.names.bucket_stream());
-    let request = Request::new().headers(headers).payload(bytes.into()).timeout(Some(ANSWER_WITHIN));
+    let request = Request::new().headers(headers).payload(bytes).timeout(Some(ANSWER_WITHIN));
     let refusals = bucket.connection.refusals();
     let sent = in_time(key, bucket.connection.client.send_request(subject.clone(), request));
     let answer = match sent.await {

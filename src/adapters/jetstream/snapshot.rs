@@ -11,6 +11,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -168,6 +169,7 @@ fn hold(pages: &Mutex<Pages>) -> MutexGuard<'_, Pages> {
 
 /// Writes one part, directly after everything that is known, if this process still wrote the last turn.
 async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble> {
+    let bytes = Bytes::from(bytes);
     for tries in 1..=TRIES {
         let _writing = shared.writing.lock().await;
         if let Some(why) = shared.lost() {
