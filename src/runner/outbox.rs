@@ -91,7 +91,7 @@ pub enum Keep {
 
 impl Keep {
     /// Whether losing it would break a promise.
-    fn matters(&self) -> bool {
+    pub(super) fn matters(&self) -> bool {
         match self {
             Keep::Report { report, .. } => matches!(report.what, Reported::End(_)),
             Keep::Running(..) | Keep::Begun(_) | Keep::Seen(_) => true,
@@ -118,6 +118,12 @@ impl Outbox {
         let outbox = Self { database, path };
         let left = outbox.read().map_err(|why| broken("read", &outbox.path, why))?;
         Ok((outbox, left))
+    }
+
+    /// Keeps whatever is written waiting until this is over.
+    #[cfg(test)]
+    pub(super) fn hold_writes(&self) -> redb::WriteTransaction {
+        self.database.begin_write().expect("a transaction")
     }
 
     /// Keeps and drops a batch as one transaction, on disk before it returns if anything in it matters.

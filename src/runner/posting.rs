@@ -1,7 +1,8 @@
 //! Reports on their way: first made durable, then sent in packs, in order, until they are taken.
 //!
-//! Law: nothing is sent that is not in the outbox, and nothing overtakes anything. Both duties run beside the
-//! session's loop, so that neither a slow disk nor a slow dispatcher can keep work from ending in time.
+//! Law: what must not be lost is in the outbox before it is sent, and nothing overtakes anything: a start waits for the
+//! disk only behind what does. Both duties run beside the session's loop, so that neither a slow disk nor a slow
+//! dispatcher can keep work from ending in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,15 +30,19 @@ pub(super) async fn keep(
     post: UnboundedSender<(u64, Report)>,
 ) -> Result<(), OutboxError> {
     let mut batch = Vec::new();
+    let pass_on = |keep| {
+        if let Keep::Report { number, report } = keep {
+            // The poster ends only after this does.
+            let _ = post.send((number, report));
+        }
+    };
     while given.recv_many(&mut batch, BATCH).await > 0 {
         let (outbox, kept) = (outbox.clone(), std::mem::take(&mut batch));
+        let waits_from = kept.iter().position(Keep::matters).unwrap_or(kept.len());
+        kept[..waits_from].iter().cloned().for_each(pass_on);
         let written = tokio::task::spawn_blocking(move || outbox.write(&kept).map(|()| kept));
-        for keep in written.await.expect("writing the outbox does not panic")? {
-            if let Keep::Report { number, report } = keep {
-                // The poster ends only after this does.
-                let _ = post.send((number, report));
-            }
-        }
+        let written = written.await.expect("writing the outbox does not panic")?;
+        written.into_iter().skip(waits_from).for_each(pass_on);
     }
     Ok(())
 }
@@ -95,5 +100,43 @@ async fn post_one_by_one(
     }
     for half in reports.chunks(reports.len().div_ceil(2)) {
         Box::pin(post_pack(link, runner, half, inputs)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::model::{AttemptOutcome, End, Id, Kind, Reported};
+
+    fn report(what: Reported) -> Report {
+        let id = |text| Id::parse(text).expect("a name");
+        let token = "1.5.0".parse().expect("a token");
+        Report { runner: id("r1"), incarnation: "i".into(), kind: Kind::Job, id: id("t1"), token, what }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_end_waits_for_the_disk_and_the_start_before_it_does_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (outbox, _) = Outbox::open(directory.path()).expect("an outbox");
+        let outbox = Arc::new(outbox);
+        let (give, given) = unbounded_channel();
+        let (post, mut posted) = unbounded_channel();
+        let succeeded =
+            End { outcome: AttemptOutcome::Succeeded, exit_code: None, message: None, artifacts: vec![] };
+        let said = [Reported::Start, Reported::End(succeeded), Reported::Start].map(report);
+        for (number, report) in (1..).zip(said) {
+            give.send(Keep::Report { number, report }).expect("somebody keeps");
+        }
+        let disk = outbox.hold_writes();
+        let keeping = tokio::spawn(keep(outbox.clone(), given, post));
+        assert_eq!(posted.recv().await.map(|(number, _)| number), Some(1));
+        assert!(posted.try_recv().is_err(), "the end is not on the disk, and nothing overtakes it");
+        disk.abort().expect("it held nothing");
+        assert_eq!(posted.recv().await.map(|(number, _)| number), Some(2));
+        assert_eq!(posted.recv().await.map(|(number, _)| number), Some(3));
+        drop(give);
+        keeping.await.expect("it does not panic").expect("all is kept");
     }
 }
