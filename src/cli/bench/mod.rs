@@ -2,6 +2,7 @@
 //!
 //! Law: real parts, durable table, public API. What is measured besides (`planner`) says so.
 
+mod floor;
 mod latency;
 mod memory;
 mod nats;

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Figure, show};
+use super::{Figure, floor, show};
 use crate::broker::{Connection, Server, chain};
 use crate::cli::embedded::Running;
 use crate::cli::failure::Failure;
@@ -29,7 +29,7 @@ use crate::runner::{Runner, RunnerConfig};
 use crate::wire::subject::Names;
 
 /// Messages on their way to the server at once.
-const ON_THE_WAY: usize = 1_000;
+pub(super) const ON_THE_WAY: usize = 1_000;
 /// Slots of all runners together, so that all of them have work.
 const SLOTS: u32 = 4_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -67,6 +67,7 @@ impl NatsBench {
         let publish = world.publish_rate(self.messages).await?;
         let single = world.through("single", self.messages, 1).await?;
         let packed = world.through("packed", self.messages * 5, pack).await?;
+        let floor = world.floor(self.messages * 5, pack).await?;
         let mut starts = world.latency(100, 300).await?;
         let ratio = |rate: f64| format!("{:.2} of the server's own rate", rate / publish);
         starts.sort_unstable();
@@ -87,6 +88,8 @@ impl NatsBench {
                 self.messages * 5,
                 ratio(packed)
             )),
+            figure("the messages of packs alone", floor, "tasks/s")
+                .noting(format!("as many and as long, nobody decides; {}", ratio(floor))),
             figure("submit to start, p50", hundredth(50), "ms").noting("at 100 tasks/s, alone".to_owned()),
             figure("submit to start, p99", hundredth(99), "ms"),
         ])
@@ -95,6 +98,7 @@ impl NatsBench {
 
 /// A dispatcher and its runners in this process, on a server outside.
 struct World {
+    server: Server,
     connection: Connection,
     names: Names,
     dispatcher: Running,
@@ -127,6 +131,7 @@ impl World {
         let server = Server { url: url.to_owned(), name: "bench".to_owned(), ..Server::default() };
         let connection = Connection::open(&server).await?;
         let mut world = Self {
+            server,
             connection,
             names: Names::of_pool(&pool),
             dispatcher,
@@ -136,16 +141,16 @@ impl World {
             scratch,
         };
         for number in 0..runners {
-            world.add_runner(number, (SLOTS / runners).max(1), &server).await?;
+            world.add_runner(number, (SLOTS / runners).max(1)).await?;
         }
         let count = runners as usize;
         world.until("the runners registered", |state| state.fleet().len() == count).await?;
         Ok(world)
     }
 
-    async fn add_runner(&mut self, number: u32, slots: u32, server: &Server) -> Result<(), Failure> {
+    async fn add_runner(&mut self, number: u32, slots: u32) -> Result<(), Failure> {
         let id = RunnerId::parse(&format!("runner-{number}")).expect("a legal name");
-        let connection = Connection::open(server).await?;
+        let connection = Connection::open(&self.server).await?;
         let link = NatsLink::open(connection, self.names.clone(), &id, None).await;
         let link = link.map_err(|why| Failure::Broken(why.to_string()))?;
         let offer = Offer {
@@ -199,19 +204,7 @@ impl World {
     async fn through(&self, name: &str, tasks: usize, pack: usize) -> Result<f64, Failure> {
         let queue = Id::parse("default").expect("a name");
         let subject = self.names.pending(Kind::Job, &queue, None);
-        let numbers: Vec<usize> = (0..tasks).collect();
-        let bodies: Vec<(String, Vec<u8>)> = numbers
-            .chunks(pack)
-            .map(|chunk| {
-                let tasks: Vec<Vec<u8>> =
-                    chunk.iter().map(|number| task(&format!("{name}-{number}"))).collect();
-                let body = match pack {
-                    1 => tasks.concat(),
-                    _ => [b"{\"tasks\":[".to_vec(), tasks.join(&b','), b"]}".to_vec()].concat(),
-                };
-                (subject.clone(), body)
-            })
-            .collect();
+        let bodies = bodies(name, tasks, pack);
         let ended = |state: &State| state.counts().ended;
         let before = self.dispatcher.handle.view().read(ended);
         let began = Instant::now();
@@ -229,8 +222,14 @@ impl World {
             }
             Ok(())
         };
+        let bodies = bodies.into_iter().map(|body| (subject.clone(), body));
         tokio::try_join!(self.publish(bodies), finished)?;
         Ok(tasks as f64 / began.elapsed().as_secs_f64())
+    }
+
+    /// Tasks a second where nobody decides.
+    async fn floor(&self, tasks: usize, pack: usize) -> Result<f64, Failure> {
+        floor::rate(&self.server, self.names.prefix(), bodies("floor", tasks, pack), pack).await
     }
 
     async fn publish(
@@ -298,12 +297,25 @@ impl World {
     }
 }
 
-async fn acknowledged(sent: impl Iterator<Item = PublishAckFuture>) -> Result<(), Failure> {
+pub(super) async fn acknowledged(sent: impl Iterator<Item = PublishAckFuture>) -> Result<(), Failure> {
     use std::future::IntoFuture;
     for kept in join_all(sent.map(IntoFuture::into_future)).await {
         kept.map_err(|why| Failure::Broken(format!("publish: {}", chain(&why))))?;
     }
     Ok(())
+}
+
+/// Messages of `pack` tasks each.
+fn bodies(name: &str, tasks: usize, pack: usize) -> Vec<Vec<u8>> {
+    let numbers: Vec<usize> = (0..tasks).collect();
+    let body = |chunk: &[usize]| {
+        let tasks: Vec<Vec<u8>> = chunk.iter().map(|number| task(&format!("{name}-{number}"))).collect();
+        match pack {
+            1 => tasks.concat(),
+            _ => [b"{\"tasks\":[".to_vec(), tasks.join(&b','), b"]}".to_vec()].concat(),
+        }
+    };
+    numbers.chunks(pack).map(body).collect()
 }
 
 fn task(id: &str) -> Vec<u8> {
