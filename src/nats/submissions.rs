@@ -84,20 +84,20 @@ impl WindowTaker {
     async fn take_in(&mut self, mut chunk: Vec<Taken>) {
         let mut turns = self.context.handle.turns();
         let mut stuck_at = Instant::now() + STUCK;
+        let mut in_vain = false;
         loop {
             let waited = chunk.len();
             chunk = self.put_what_fits(chunk).await;
-            if chunk.is_empty() {
-                return;
+            if chunk.is_empty() || in_vain {
+                break;
             }
             if chunk.len() < waited {
                 stuck_at = Instant::now() + STUCK;
             }
+            // A turn may make room, and so do answers, a moment after it.
             let until = stuck_at.min(self.patient_until);
             let turn = timeout_at(until, turns.recv()).await;
-            if Instant::now() >= until || matches!(turn, Ok(Err(RecvError::Closed))) {
-                break;
-            }
+            in_vain = Instant::now() >= until || matches!(turn, Ok(Err(RecvError::Closed)));
         }
         for taken in chunk {
             acknowledge(&taken.message, AckKind::Nak(Some(NO_ROOM))).await;
@@ -113,7 +113,11 @@ impl WindowTaker {
         } else {
             let mut room = self.room();
             for taken in chunk {
-                if room.take(&taken) { fitting.push(taken) } else { rest.push(taken) }
+                let fits = match taken.inputs.first() {
+                    Some(Input::Submit { task, .. }) => room.take(&task.shape.queue, taken.inputs.len()),
+                    _ => true,
+                };
+                if fits { fitting.push(taken) } else { rest.push(taken) }
             }
         }
         let credit = self.credit.clone();
@@ -154,12 +158,9 @@ struct Room {
 }
 
 impl Room {
-    /// Whether a message goes in. One that no empty window would take is let through: the core says what is
-    /// wrong with it.
-    fn take(&mut self, taken: &Taken) -> bool {
-        let tasks = taken.inputs.len();
-        let Some(Input::Submit { task, .. }) = taken.inputs.first() else { return true };
-        let queue = &task.shape.queue;
+    /// Whether a message with so many tasks of a queue goes in. One that no empty window would take is let through: the
+    /// core says what is wrong with it.
+    fn take(&mut self, queue: &QueueId, tasks: usize) -> bool {
         if self.blocked.contains(queue) {
             return false;
         }
@@ -314,5 +315,36 @@ impl Taker for CancelTaker {
             }
         }
         self.belt.put(chunk, |_| ()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_room_holds_back_its_own_queue_alone() {
+        let [mine, other] = ["mine", "other"].map(|name| QueueId::parse(name).expect("a name"));
+        let mut room = Room {
+            window: 100,
+            left: 70,
+            share: 50,
+            queued: BTreeMap::from([(mine.clone(), 30)]),
+            on_the_way: 0,
+            blocked: BTreeSet::new(),
+        };
+        assert!(room.take(&mine, 10));
+        assert!(!room.take(&mine, 11), "with it the queue has more than its share");
+        assert!(!room.take(&mine, 1), "it would overtake what waits");
+        assert!(room.take(&other, 50), "the other queue has its share to itself");
+        assert!(!room.take(&other, 11), "the window is full by then");
+    }
+
+    #[test]
+    fn a_message_that_no_window_would_take_is_let_through() {
+        let queue = QueueId::parse("q").expect("a name");
+        let (queued, blocked) = (BTreeMap::new(), BTreeSet::new());
+        let mut room = Room { window: 100, left: 100, share: 50, queued, on_the_way: 0, blocked };
+        assert!(room.take(&queue, 101));
     }
 }
