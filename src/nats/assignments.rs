@@ -36,6 +36,15 @@ enum Due {
     Tasks(Vec<TaskId>),
 }
 
+/// What the rows of a turn say is new, and for whom.
+#[derive(Debug, Default)]
+struct News {
+    /// The tasks that stand on each runner.
+    tasks: FxHashMap<RunnerId, Vec<TaskId>>,
+    /// Runners whose own rows are among them.
+    runners: FxHashSet<RunnerId>,
+}
+
 /// What is kept for a runner.
 #[derive(Debug, Default)]
 struct Line {
@@ -90,16 +99,16 @@ pub(super) async fn send(context: &Context, woken: &mut UnboundedReceiver<Woken>
 /// Finds in the turns what to look at for each runner: the tasks they gave it or asked it to stop, or all it has where
 /// its own row has changed, or where no task of a turn says what is new.
 fn sort(woken: impl Iterator<Item = Woken>, due: &mut BTreeMap<RunnerId, Due>) {
-    let mut read: Option<(Arc<TurnRecord>, FxHashMap<RunnerId, Vec<TaskId>>, FxHashSet<RunnerId>)> = None;
+    let mut last: Option<(Arc<TurnRecord>, News)> = None;
     for Woken { runner, turn } in woken {
-        let (_, tasks, changed) = match &mut read {
-            Some(read) if Arc::ptr_eq(&read.0, &turn) => read,
+        let (_, news) = match &mut last {
+            Some(last) if Arc::ptr_eq(&last.0, &turn) => last,
             other => {
-                let (tasks, changed) = named(&turn);
-                other.insert((turn, tasks, changed))
+                let news = News::of(&turn);
+                other.insert((turn, news))
             }
         };
-        let more = tasks.remove(&runner).filter(|_| !changed.contains(&runner));
+        let more = news.tasks.remove(&runner).filter(|_| !news.runners.contains(&runner));
         match (due.get_mut(&runner), more) {
             (Some(Due::All), _) => {}
             (Some(Due::Tasks(before)), Some(more)) => before.extend(more),
@@ -109,23 +118,24 @@ fn sort(woken: impl Iterator<Item = Woken>, due: &mut BTreeMap<RunnerId, Due>) {
     }
 }
 
-/// The tasks that stand on each runner by this turn's rows, and the runners whose own rows are among them.
-fn named(turn: &TurnRecord) -> (FxHashMap<RunnerId, Vec<TaskId>>, FxHashSet<RunnerId>) {
-    let (mut tasks, mut changed) = (FxHashMap::<_, Vec<TaskId>>::default(), FxHashSet::default());
-    for change in &turn.changes {
-        match change {
-            Change::Put(Row::Task(task)) => {
-                if let Some(held) = task.assignment().filter(|held| !held.confirmed || held.stop.is_some()) {
-                    tasks.entry(held.runner.clone()).or_default().push(task.id.clone());
+impl News {
+    fn of(turn: &TurnRecord) -> Self {
+        let mut news = Self::default();
+        for change in &turn.changes {
+            match change {
+                Change::Put(Row::Task(task)) => {
+                    if let Some(held) =
+                        task.assignment().filter(|held| !held.confirmed || held.stop.is_some())
+                    {
+                        news.tasks.entry(held.runner.clone()).or_default().push(task.id.clone());
+                    }
                 }
+                Change::Put(Row::Runner(runner)) => drop(news.runners.insert(runner.id.clone())),
+                _ => {}
             }
-            Change::Put(Row::Runner(runner)) => {
-                changed.insert(runner.id.clone());
-            }
-            _ => {}
         }
+        news
     }
-    (tasks, changed)
 }
 
 /// Publishes what there is for a runner; says when something is due again, and whether the runner is known.

@@ -21,6 +21,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::message::PublishMessage;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -143,10 +144,9 @@ impl NatsLink {
     }
 
     /// Puts a pack into the stream of reports, and waits until it is there.
-    async fn publish(&self, pack: Pack) -> Result<(), LinkError> {
-        let Pack { subject, id, body } = pack;
-        let words = PublishMessage::build().payload(body.into()).message_id(id);
-        let stored = self.while_connected(&subject, async {
+    async fn publish(&self, Pack { subject, id, body }: &Pack) -> Result<(), LinkError> {
+        let words = PublishMessage::build().payload(body.clone().into()).message_id(id);
+        let stored = self.while_connected(subject, async {
             self.connection.jetstream.send_publish(subject.clone(), words).await?.await
         });
         let stored = stored.await?;
@@ -263,8 +263,9 @@ impl Link for NatsLink {
     }
 
     async fn report(&self, runner: &RunnerId, reports: &[Report]) -> Result<(), LinkError> {
-        for pack in packs(&self.names, runner, reports) {
-            self.publish(pack).await?;
+        // Ends leave once the starts are there; what is of one subject is on its way together.
+        for packs in packs(&self.names, runner, reports).chunk_by(|a, b| a.subject == b.subject) {
+            try_join_all(packs.iter().map(|pack| self.publish(pack))).await?;
         }
         Ok(())
     }
@@ -273,7 +274,7 @@ impl Link for NatsLink {
         for piece in pieces {
             let subject = format!("{}.{}", self.names.output_of(runner.as_str(), &piece.id), piece.token);
             let id = format!("output {} {} {}", piece.id, piece.token, piece.from);
-            self.publish(Pack { subject, id, body: output::write_piece(piece) }).await?;
+            self.publish(&Pack { subject, id, body: output::write_piece(piece) }).await?;
         }
         Ok(())
     }

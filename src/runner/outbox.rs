@@ -99,7 +99,7 @@ impl Keep {
         }
     }
 
-    fn is_start(&self) -> bool {
+    pub(super) fn is_start(&self) -> bool {
         matches!(self, Keep::Report { report, .. } if !matches!(report.what, Reported::End(_)))
     }
 }
