@@ -3,6 +3,7 @@
 //! Law: never less than what is written, for tasks and their bodies, whatever names and texts they carry; and little
 //! more, since what is reserved and not used makes turns small. Other rows are few, and estimated by their texts.
 
+use crate::model::text::written;
 use crate::model::{
     Artifacts, Assignment, Fact, Key, Lifecycle, LifecycleState, Limits, Offer, Row, Shape, Task, TaskState,
 };
@@ -38,9 +39,9 @@ const TRACE: usize = 80;
 pub fn of_row(row: &Row) -> usize {
     match row {
         Row::Task(task) => of_task(task),
-        Row::Spec { id, body } => AROUND_KEY + id.as_str().len() + text(body),
+        Row::Spec { id, body } => AROUND_KEY + id.as_str().len() + written(body),
         Row::Holding(holding) => {
-            2 * AROUND_KEY + holding.runner.as_str().len() + text(holding.artifact.as_str())
+            2 * AROUND_KEY + holding.runner.as_str().len() + written(holding.artifact.as_str())
         }
         Row::Runner(runner) => OTHER_ROW + of_offer(&runner.offer),
         Row::Intent(intent) => OTHER_ROW + of_shape(&intent.shape) + 132 * intent.tasks.len(),
@@ -52,7 +53,7 @@ pub fn of_row(row: &Row) -> usize {
 pub fn of_delete(key: &Key) -> usize {
     AROUND_KEY
         + match key {
-            Key::Holding(runner, artifact) => runner.as_str().len() + text(artifact.as_str()),
+            Key::Holding(runner, artifact) => runner.as_str().len() + written(artifact.as_str()),
             Key::Task(id)
             | Key::Spec(id)
             | Key::Runner(id)
@@ -70,12 +71,12 @@ pub fn of_delete(key: &Key) -> usize {
 pub fn of_fact(fact: &Fact) -> usize {
     match fact {
         Fact::Task(event) => of_event(event),
-        Fact::Intent { reason, .. } => OTHER_FACT + reason.as_deref().map_or(0, text),
+        Fact::Intent { reason, .. } => OTHER_FACT + reason.as_deref().map_or(0, written),
         Fact::SubmissionRefused { reason, .. }
         | Fact::StopAsked { reason, .. }
         | Fact::RunnerLost { reason, .. }
         | Fact::RunnerHeld { reason, .. }
-        | Fact::Frozen { reason } => OTHER_FACT + text(reason),
+        | Fact::Frozen { reason } => OTHER_FACT + written(reason),
         _ => OTHER_FACT,
     }
 }
@@ -90,7 +91,7 @@ fn of_event(event: &Lifecycle) -> usize {
     let runner = event.runner.as_ref().map_or(0, |runner| runner.as_str().len());
     let pending = event.state == LifecycleState::Pending;
     let attempted = if pending { 0 } else { ATTEMPTED };
-    EVENT + names.iter().sum::<usize>() + attempted + runner + event.reason.as_deref().map_or(0, text)
+    EVENT + names.iter().sum::<usize>() + attempted + runner + event.reason.as_deref().map_or(0, written)
 }
 
 fn of_task(task: &Task) -> usize {
@@ -123,13 +124,13 @@ fn is_plain(limits: &Limits) -> bool {
 
 fn of_state(state: &TaskState) -> usize {
     match state {
-        TaskState::Pending { reason, .. } => 2 * AROUND_KEY + reason.as_deref().map_or(0, text),
+        TaskState::Pending { reason, .. } => 2 * AROUND_KEY + reason.as_deref().map_or(0, written),
         TaskState::Assigned(held) | TaskState::Running(held) => of_assignment(held),
         TaskState::Ended(ending) => {
             ATTEMPT
                 + ending.runner.as_ref().map_or(0, |runner| runner.as_str().len())
-                + ending.reason.as_deref().map_or(0, text)
-                + ending.message.as_deref().map_or(0, text)
+                + ending.reason.as_deref().map_or(0, written)
+                + ending.message.as_deref().map_or(0, written)
         }
     }
 }
@@ -138,42 +139,29 @@ fn of_assignment(held: &Assignment) -> usize {
     let name = |puller: &crate::model::Puller| puller.name.as_ref().map_or(0, |name| name.as_str().len());
     ATTEMPT
         + held.runner.as_str().len()
-        + text(&held.incarnation)
-        + held.stop.as_ref().map_or(0, |stop| STOP + text(&stop.reason))
+        + written(&held.incarnation)
+        + held.stop.as_ref().map_or(0, |stop| STOP + written(&stop.reason))
         + held.pulled.as_ref().map_or(0, |puller| STOP + name(puller))
 }
 
 fn of_artifacts(artifacts: &Artifacts) -> usize {
-    let all = artifacts.inputs.iter().chain(&artifacts.output);
-    2 * AROUND_KEY + all.map(|artifact| text(artifact.as_str()) + AROUND).sum::<usize>()
+    let names = artifacts.inputs.len() + usize::from(artifacts.output.is_some());
+    2 * AROUND_KEY + artifacts.written + names * AROUND
 }
 
 fn of_shape(shape: &Shape) -> usize {
-    let labels = shape.labels.iter().map(|(name, value)| text(name) + text(value) + AROUND);
-    let tolerations = shape.tolerations.iter().map(|word| text(word) + AROUND);
-    let others = shape.resources.other.keys().map(|name| text(name) + AROUND + NUMBER);
+    let labels = shape.labels.iter().map(|(name, value)| written(name) + written(value) + AROUND);
+    let tolerations = shape.tolerations.iter().map(|word| written(word) + AROUND);
+    let others = shape.resources.other.keys().map(|name| written(name) + AROUND + NUMBER);
     let group = shape.group.as_ref().map_or(0, |group| group.as_str().len() + 2 * AROUND);
     let lists = 3 * 2 * AROUND;
     let own = 2 * AROUND_KEY + lists + 2 * NUMBER + shape.queue.as_str().len() + group;
-    own + text(&shape.arch) + text(&shape.os) + labels.chain(tolerations).chain(others).sum::<usize>()
+    own + written(&shape.arch) + written(&shape.os) + labels.chain(tolerations).chain(others).sum::<usize>()
 }
 
 fn of_offer(offer: &Offer) -> usize {
-    let labels = offer.labels.iter().map(|(name, value)| text(name) + text(value) + AROUND);
-    let taints = offer.taints.iter().map(|word| text(word) + AROUND);
+    let labels = offer.labels.iter().map(|(name, value)| written(name) + written(value) + AROUND);
+    let taints = offer.taints.iter().map(|word| written(word) + AROUND);
     let queues = offer.queues.iter().map(|queue| queue.as_str().len() + AROUND);
     labels.chain(taints).chain(queues).sum()
-}
-
-/// A text within JSON.
-fn text(text: &str) -> usize {
-    text.bytes().map(written).sum()
-}
-
-fn written(byte: u8) -> usize {
-    match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
-        0..0x20 => 6,
-        _ => 1,
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{RunnerId, Time};
+use super::{RunnerId, Time, text};
 
 /// The name of an artifact: any text of 1 to 256 bytes, such as a digest. Cloning shares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,17 +93,37 @@ pub struct Holding {
 
 /// What a task reads and makes. Never both empty: such a task has none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(from = "Named")]
 pub struct Artifacts {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<ArtifactId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub output: Option<ArtifactId>,
+    /// Bytes of all the names as JSON writes them: whoever asks how large a task's row is reads none of them.
+    #[serde(skip)]
+    pub written: usize,
+}
+
+/// Artifacts as a row names them.
+#[derive(Deserialize)]
+struct Named {
+    #[serde(default)]
+    inputs: Vec<ArtifactId>,
+    #[serde(default)]
+    output: Option<ArtifactId>,
+}
+
+impl From<Named> for Artifacts {
+    fn from(Named { inputs, output }: Named) -> Self {
+        let written = inputs.iter().chain(&output).map(|name| text::written(name.as_str())).sum();
+        Self { inputs, output, written }
+    }
 }
 
 impl Artifacts {
     /// The inputs and the output; nothing where both are empty.
     pub fn of(inputs: Vec<ArtifactId>, output: Option<ArtifactId>) -> Option<Arc<Self>> {
-        (!inputs.is_empty() || output.is_some()).then(|| Arc::new(Self { inputs, output }))
+        (!inputs.is_empty() || output.is_some()).then(|| Arc::new(Named { inputs, output }.into()))
     }
 }
 

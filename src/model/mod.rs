@@ -17,6 +17,7 @@ pub mod row;
 pub mod runner;
 pub mod shape;
 pub mod task;
+pub mod text;
 pub mod time;
 pub mod token;
 pub mod trace;
