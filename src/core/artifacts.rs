@@ -30,23 +30,18 @@ pub(super) struct Group {
     pub line: Number,
 }
 
-/// A runner that holds an artifact, and since which place in the order of news.
-#[derive(Debug, Clone, Copy)]
-struct Holder {
-    runner: Number,
-    since: u64,
-}
-
 #[derive(Debug, Clone, Default)]
 struct Entry {
-    /// Who holds it, in the order of their numbers.
-    holders: Vec<Holder>,
+    /// The runners that hold it, in the order of their numbers.
+    holders: Vec<Number>,
     seekers: BTreeSet<Seeker>,
 }
 
 /// What is known of one runner.
 #[derive(Debug, Clone, Default)]
 struct OnRunner {
+    /// What it holds, and since which place in the order of news.
+    since: FxHashMap<Number, u64>,
     by_age: BTreeSet<(u64, Number)>,
     listed: BTreeSet<(Place, Number)>,
     places: FxHashMap<Number, Place>,
@@ -67,20 +62,18 @@ impl ArtifactIndex {
         let number = self.entries.number(&holding.artifact, Entry::default);
         let runner = self.runners.number(&holding.runner, OnRunner::default);
         self.sits(runner, seat);
-        let since = holding.sequence;
-        let holders = &mut self.entries.get_mut(number).holders;
-        let before = match holders.binary_search_by_key(&runner, |holder| holder.runner) {
-            Ok(place) => Some(std::mem::replace(&mut holders[place].since, since)),
-            Err(place) => {
-                holders.insert(place, Holder { runner, since });
-                None
+        let on_runner = self.runners.get_mut(runner);
+        match on_runner.since.insert(number, holding.sequence) {
+            Some(before) => {
+                on_runner.by_age.remove(&(before, number));
             }
-        };
-        let by_age = &mut self.runners.get_mut(runner).by_age;
-        if let Some(before) = before {
-            by_age.remove(&(before, number));
+            None => {
+                let holders = &mut self.entries.get_mut(number).holders;
+                let place = holders.binary_search(&runner).expect_err("it did not hold it");
+                holders.insert(place, runner);
+            }
         }
-        by_age.insert((since, number));
+        on_runner.by_age.insert((holding.sequence, number));
         number
     }
 
@@ -88,11 +81,10 @@ impl ArtifactIndex {
     pub(super) fn release(&mut self, runner: &RunnerId, artifact: &ArtifactId) {
         let found = self.entries.find(artifact).zip(self.runners.find(runner));
         let Some((number, runner)) = found else { return };
-        let holders = &mut self.entries.get_mut(number).holders;
-        let place = holders.binary_search_by_key(&runner, |holder| holder.runner);
-        let Ok(place) = place else { return };
-        let Holder { since, .. } = holders.remove(place);
         let on_runner = self.runners.get_mut(runner);
+        let Some(since) = on_runner.since.remove(&number) else { return };
+        let holders = &mut self.entries.get_mut(number).holders;
+        holders.remove(holders.binary_search(&runner).expect("who holds it is among its holders"));
         on_runner.by_age.remove(&(since, number));
         on_runner.unlist(number);
         if on_runner.by_age.is_empty() {
@@ -125,7 +117,7 @@ impl ArtifactIndex {
         }
         let place = seeker.rank.at(seeker.tier);
         for holder in &entry.holders {
-            let on_runner = self.runners.get_mut(holder.runner);
+            let on_runner = self.runners.get_mut(*holder);
             if on_runner.places.get(&number).is_none_or(|listed| place < *listed) {
                 on_runner.list(number, place);
             }
@@ -189,26 +181,25 @@ impl ArtifactIndex {
     pub fn holders(&self, artifact: &str) -> impl ExactSizeIterator<Item = &RunnerId> {
         let entry = self.entries.of(artifact);
         let holders = entry.map_or(&[][..], |entry| &entry.holders).iter();
-        let mut names: Vec<&RunnerId> = holders.map(|holder| self.runners.name(holder.runner)).collect();
+        let mut names: Vec<&RunnerId> = holders.map(|holder| self.runners.name(*holder)).collect();
         names.sort();
         names.into_iter()
     }
 
     /// The seats of the runners that hold an artifact, in no order.
-    pub(super) fn seats(&self, artifact: Number) -> impl ExactSizeIterator<Item = Option<Number>> {
-        self.entries.get(artifact).holders.iter().map(|holder| self.seats[holder.runner as usize])
+    pub(super) fn seats(&self, artifact: Number) -> impl ExactSizeIterator<Item = Option<Number>> + Clone {
+        self.entries.get(artifact).holders.iter().map(|holder| self.seats[*holder as usize])
     }
 
     /// Whether the runner holds the artifact.
     pub fn holds(&self, runner: &RunnerId, artifact: &ArtifactId) -> bool {
-        self.entries.find(artifact).is_some_and(|artifact| self.is_held_by(runner, artifact))
+        self.entries.find(artifact).is_some_and(|artifact| self.holds_any(runner, &[artifact]))
     }
 
-    /// The same of an artifact's number.
-    pub(super) fn is_held_by(&self, runner: &RunnerId, artifact: Number) -> bool {
+    /// Whether the runner holds one of these artifacts.
+    pub(super) fn holds_any(&self, runner: &RunnerId, artifacts: &[Number]) -> bool {
         let Some(runner) = self.runners.find(runner) else { return false };
-        let holders = &self.entries.get(artifact).holders;
-        holders.binary_search_by_key(&runner, |holder| holder.runner).is_ok()
+        artifacts.iter().any(|artifact| self.entries.get(*artifact).holders.binary_search(&runner).is_ok())
     }
 
     /// The first of the tasks that seek an artifact by way of a group, or the first after `after`.
@@ -271,21 +262,13 @@ impl ArtifactIndex {
 
     /// The rows this was made from, in no order.
     pub fn holdings(&self) -> impl Iterator<Item = Holding> {
-        self.entries.iter().flat_map(|(_, name, entry)| {
-            entry.holders.iter().map(|holder| Holding {
-                runner: self.runners.name(holder.runner).clone(),
+        self.entries.iter().flat_map(move |(artifact, name, entry)| {
+            entry.holders.iter().map(move |holder| Holding {
+                runner: self.runners.name(*holder).clone(),
                 artifact: name.clone(),
-                sequence: holder.since,
+                sequence: self.runners.get(*holder).since[&artifact],
             })
         })
-    }
-
-    fn held(&self, artifact: &ArtifactId) -> Option<Vec<(&RunnerId, u64)>> {
-        let holders = self.entries.of(artifact)?.holders.iter();
-        let mut held: Vec<_> =
-            holders.map(|holder| (self.runners.name(holder.runner), holder.since)).collect();
-        held.sort();
-        Some(held)
     }
 }
 
@@ -308,9 +291,17 @@ impl OnRunner {
 /// something is listed are free. Who seeks what, the ladder compares.
 impl PartialEq for ArtifactIndex {
     fn eq(&self, other: &Self) -> bool {
-        let ages = |index: &Self, runner: &RunnerId| index.of(runner).cloned().collect::<Vec<_>>();
+        let held = |index: &Self, artifact: &ArtifactId| {
+            index.holders(artifact.as_str()).cloned().collect::<Vec<_>>()
+        };
+        let ages = |index: &Self, runner: &RunnerId| {
+            let held = index.runners.of(runner).into_iter().flat_map(|on_runner| &on_runner.by_age);
+            held.map(|(since, artifact)| (*since, index.name(*artifact).clone())).collect::<Vec<_>>()
+        };
         self.entries.len() == other.entries.len()
-            && self.entries.iter().all(|(_, name, _)| self.held(name) == other.held(name))
+            && self.entries.iter().all(|(_, name, _)| {
+                other.entries.find(name).is_some() && held(self, name) == held(other, name)
+            })
             && self.runners.len() == other.runners.len()
             && self.runners.iter().all(|(_, runner, _)| ages(self, runner) == ages(other, runner))
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::numbered::{Number, Numbered};
 use super::settings::Order;
 use crate::model::{GroupId, Shape, Task};
 
@@ -92,9 +93,15 @@ impl Place {
 }
 
 /// Pending tasks whose time has come.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Backlog {
-    lines: BTreeMap<LineKey, BTreeSet<Rank>>,
+    /// A line that has become empty is kept until the next sweep, so that its number stands for no other while something
+    /// is planned.
+    lines: Numbered<LineKey, BTreeSet<Rank>>,
+    /// Those that are not empty.
+    order: BTreeMap<LineKey, Number>,
+    /// Those that have become empty.
+    emptied: Vec<Number>,
     /// The lines of each group that has one.
     groups: BTreeMap<GroupId, BTreeSet<LineKey>>,
 }
@@ -102,27 +109,25 @@ pub struct Backlog {
 impl Backlog {
     /// Puts a task into its line.
     pub fn insert(&mut self, key: &LineKey, rank: Rank) {
-        match self.lines.get_mut(key) {
-            Some(line) => {
-                line.insert(rank);
-            }
-            None => {
-                self.lines.insert(key.clone(), BTreeSet::from([rank]));
-                if let Some(group) = &key.shape.group {
-                    self.groups.entry(group.clone()).or_default().insert(key.clone());
-                }
+        let number = self.lines.number(key, BTreeSet::new);
+        let line = self.lines.get_mut(number);
+        line.insert(rank);
+        if line.len() == 1 {
+            self.order.insert(key.clone(), number);
+            if let Some(group) = &key.shape.group {
+                self.groups.entry(group.clone()).or_default().insert(key.clone());
             }
         }
     }
 
     /// Takes a task out of its line.
     pub fn remove(&mut self, key: &LineKey, rank: Rank) {
-        if let Some(line) = self.lines.get_mut(key) {
-            line.remove(&rank);
-            if line.is_empty() {
-                self.lines.remove(key);
-                self.forget_line(key);
-            }
+        let Some(number) = self.lines.find(key) else { return };
+        let line = self.lines.get_mut(number);
+        if line.remove(&rank) && line.is_empty() {
+            self.emptied.push(number);
+            self.order.remove(key);
+            self.forget_line(key);
         }
     }
 
@@ -136,6 +141,13 @@ impl Backlog {
         }
     }
 
+    /// Forgets lines in which nobody stands any more. Not while something is planned.
+    pub(super) fn sweep(&mut self) {
+        for number in std::mem::take(&mut self.emptied) {
+            self.lines.keep_if(number, |line| !line.is_empty());
+        }
+    }
+
     /// The lines of a group.
     pub fn lines_of(&self, group: &GroupId) -> impl Iterator<Item = &LineKey> {
         self.groups.get(group).into_iter().flatten()
@@ -143,17 +155,27 @@ impl Backlog {
 
     /// Whether a task stands in this line.
     pub fn has(&self, key: &LineKey, rank: Rank) -> bool {
-        self.lines.get(key).is_some_and(|line| line.contains(&rank))
+        self.lines.of(key).is_some_and(|line| line.contains(&rank))
     }
 
     /// All lines that are not empty.
     pub fn lines(&self) -> impl Iterator<Item = (&LineKey, &BTreeSet<Rank>)> {
-        self.lines.iter()
+        self.order.iter().map(|(key, number)| (key, self.lines.get(*number)))
+    }
+
+    /// The number of a line, which may be empty by now.
+    pub(super) fn number(&self, key: &LineKey) -> Option<Number> {
+        self.lines.find(key)
     }
 
     /// The first task of a line, or the first after `after`.
     pub fn first(&self, key: &LineKey, after: Option<Rank>) -> Option<Rank> {
-        let line = self.lines.get(key)?;
+        self.first_in(self.lines.find(key)?, after)
+    }
+
+    /// The same by the line's number.
+    pub(super) fn first_in(&self, line: Number, after: Option<Rank>) -> Option<Rank> {
+        let line = self.lines.get(line);
         match after {
             None => line.first(),
             Some(after) => line.range((Bound::Excluded(after), Bound::Unbounded)).next(),
@@ -164,22 +186,29 @@ impl Backlog {
     /// How many tasks would be placed before this one, and how many of them are of its own line.
     pub fn ahead_of(&self, key: &LineKey, rank: Rank) -> (usize, usize) {
         let before = |line: &BTreeSet<Rank>| line.range(..rank).count();
-        let all = self.lines.values().map(before).sum();
-        (all, self.lines.get(key).map_or(0, before))
+        let all = self.lines().map(|(_, line)| before(line)).sum();
+        (all, self.lines.of(key).map_or(0, before))
     }
 
     /// Whether any line holds builds.
     pub fn build_lines(&self) -> impl Iterator<Item = &LineKey> {
-        self.lines.keys().filter(|key| !key.jobs.is_empty())
+        self.order.keys().filter(|key| !key.jobs.is_empty())
     }
 
     /// How many tasks stand in the lines.
     pub fn len(&self) -> usize {
-        self.lines.values().map(BTreeSet::len).sum()
+        self.lines().map(|(_, line)| line.len()).sum()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.order.is_empty()
+    }
+}
+
+/// Two are the same when the same tasks stand in the same lines; numbers are free.
+impl PartialEq for Backlog {
+    fn eq(&self, other: &Self) -> bool {
+        self.lines().eq(other.lines()) && self.groups == other.groups
     }
 }

@@ -172,8 +172,8 @@ fn ask_back(draft: &mut Draft, task: &Task, reason: &str) {
 }
 
 fn running_builds(state: &State) -> Vec<Arc<Task>> {
-    let held = state.fleet().seats().flat_map(|seat| &seat.tasks);
-    held.filter_map(|id| state.task(id.as_str())).filter(|task| task.kind() == Kind::Build).cloned().collect()
+    let held = state.fleet().seats().flat_map(|seat| seat.tasks.values());
+    held.filter(|task| task.kind() == Kind::Build).cloned().collect()
 }
 
 fn youngest_with(state: &State, shape: &Arc<Shape>) -> Option<Arc<Task>> {

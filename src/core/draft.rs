@@ -3,11 +3,10 @@
 //! Law: every change goes through here into the state and into the turn at once, so the two cannot differ. A row
 //! changed twice in one turn is written once, as it stood last.
 
-use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rustc_hash::{FxBuildHasher, FxHashMap};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::input::{Answer, Ticket};
 use super::size;
@@ -58,7 +57,7 @@ pub(super) struct Draft<'a> {
     turn: Turn,
     /// The place of each changed row in the turn, and the bytes counted for it.
     places: FxHashMap<Key, (usize, usize)>,
-    deliver: BTreeSet<RunnerId>,
+    deliver: FxHashSet<RunnerId>,
     budget: TurnBudget,
     bytes: usize,
     tokens: u32,
@@ -83,7 +82,7 @@ impl<'a> Draft<'a> {
             turn: Turn::default(),
             // Most inputs change a row or two.
             places: FxHashMap::with_capacity_and_hasher((2 * inputs).min(budget.rows), FxBuildHasher),
-            deliver: BTreeSet::new(),
+            deliver: FxHashSet::default(),
             budget,
             bytes: 0,
             tokens: 0,
@@ -94,7 +93,9 @@ impl<'a> Draft<'a> {
 
     /// The turn, and the state with it.
     pub fn finish(mut self) -> Turn {
-        self.turn.effects.extend(self.deliver.into_iter().map(|runner| Effect::Deliver { runner }));
+        let mut deliver: Vec<RunnerId> = self.deliver.into_iter().collect();
+        deliver.sort_unstable();
+        self.turn.effects.extend(deliver.into_iter().map(|runner| Effect::Deliver { runner }));
         self.turn
     }
 

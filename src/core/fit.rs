@@ -277,13 +277,15 @@ pub fn room(shape: &Shape, offer: &Offer, used: &Usage) -> Option<Misfit> {
         return Some(Misfit::NoSlot { slots: offer.slots });
     }
     let has = offer.resources.as_ref()?;
-    let short = |name: &str, needs: u64| {
-        let free = has.amount(name).saturating_sub(used.resources.amount(name));
+    let (needed, held) = (&shape.resources, &used.resources);
+    let short = |name: &str, needs: u64, has: u64, held: u64| {
+        let free = has.saturating_sub(held);
         (needs > free).then(|| Misfit::Busy { resource: name.into(), needs, free })
     };
-    short("cpu", shape.resources.cpu)
-        .or_else(|| short("memory", shape.resources.memory))
-        .or_else(|| shape.resources.other.iter().find_map(|(name, needs)| short(name, *needs)))
+    let other = |(name, needs): (&Arc<str>, &u64)| short(name, *needs, has.amount(name), held.amount(name));
+    short("cpu", needed.cpu, has.cpu, held.cpu)
+        .or_else(|| short("memory", needed.memory, has.memory, held.memory))
+        .or_else(|| needed.other.iter().find_map(other))
 }
 
 /// The first field in which `offer` has less than `least`, with both values: what fits `least` may not fit it.

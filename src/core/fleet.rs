@@ -4,21 +4,22 @@
 //! its assigned and running tasks, so no doubled or lost end can leak or inflate capacity.
 
 mod berths;
+mod order;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 pub(super) use berths::Able;
 use berths::Berth;
+use order::Order;
 
 use super::fit::{self, Misfit, Usage};
 use super::numbered::{Number, Numbered};
-use super::rooms::{Room, Rooms};
+use super::rooms::{Room, Rooms, Sitter};
 use super::settings::Strategy;
-use crate::model::{Kind, Offer, Resources, Runner, RunnerId, RunnerState, Shape, Standing, TaskId};
+use crate::model::{Kind, Offer, Resources, Runner, RunnerId, RunnerState, Shape, Standing, Task};
 
 /// A runner with what it holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,10 +29,13 @@ pub struct Seat {
     pub held: Usage,
     /// What builds among them take.
     pub held_by_builds: Usage,
-    pub tasks: BTreeSet<TaskId>,
+    /// These, in the order of their admission.
+    pub tasks: BTreeMap<u64, Arc<Task>>,
     /// Requests for tasks that are open here: the leader's own. What is pulled has room for so many.
     pub asking: usize,
     profile: usize,
+    /// Its number in the order of ids.
+    order: u64,
 }
 
 impl Seat {
@@ -98,7 +102,7 @@ pub struct Profile {
 struct Holding {
     held: Usage,
     held_by_builds: Usage,
-    tasks: BTreeSet<TaskId>,
+    tasks: BTreeMap<u64, Arc<Task>>,
 }
 
 /// All runners.
@@ -109,7 +113,7 @@ pub struct Fleet {
     berths: Vec<Berth>,
     /// What is held of runners whose row is not there: rows come in any order.
     seatless: BTreeMap<RunnerId, Holding>,
-    ids: BTreeSet<RunnerId>,
+    order: Order,
     profiles: Vec<Profile>,
     numbers: FxHashMap<(u64, Arc<Offer>), usize>,
     /// A guard is switched off: what tasks take is not counted.
@@ -131,9 +135,9 @@ impl Fleet {
             None => (self.seatless.remove(&runner.id).unwrap_or_default(), 0),
         };
         let profile = self.profile_of(&runner);
-        self.ids.insert(runner.id.clone());
         let id = runner.id.clone();
-        let seat = Seat { runner, held, held_by_builds, tasks, asking, profile };
+        let order = self.order.put(&id).unwrap_or_else(|| self.renumber(&id));
+        let seat = Seat { runner, held, held_by_builds, tasks, asking, profile, order };
         let number = self.seats.number(&id, || seat);
         self.enter(number);
     }
@@ -145,34 +149,45 @@ impl Fleet {
         {
             self.seatless.insert(id.clone(), Holding { held, held_by_builds, tasks });
         }
-        self.ids.remove(id);
+        self.order.remove(id);
     }
 
-    /// Counts a task of `shape` as held by `runner`.
-    pub fn hold(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
+    /// Counts a task as held by `runner`.
+    pub fn hold(&mut self, runner: &RunnerId, task: &Arc<Task>) {
         let counted = !self.uncounted;
         self.change(runner, |held, held_by_builds, tasks| {
             if counted {
-                held.add(shape);
+                held.add(&task.shape);
             }
-            if shape.kind == Kind::Build {
-                held_by_builds.add(shape);
+            if task.kind() == Kind::Build {
+                held_by_builds.add(&task.shape);
             }
-            tasks.insert(task.clone());
+            tasks.insert(task.sequence, task.clone());
         });
     }
 
-    /// Counts a task of `shape` as held by `runner` no longer.
-    pub fn free(&mut self, runner: &RunnerId, task: &TaskId, shape: &Shape) {
+    /// Takes in the new row of a task that `runner` holds and that takes there what it took before.
+    pub fn renew(&mut self, runner: &RunnerId, task: &Arc<Task>) {
+        let tasks = match self.seats.find(runner) {
+            Some(number) => Some(&mut self.seats.get_mut(number).tasks),
+            None => self.seatless.get_mut(runner).map(|holding| &mut holding.tasks),
+        };
+        if let Some(tasks) = tasks {
+            tasks.insert(task.sequence, task.clone());
+        }
+    }
+
+    /// Counts a task as held by `runner` no longer.
+    pub fn free(&mut self, runner: &RunnerId, task: &Task) {
         let counted = !self.uncounted;
         self.change(runner, |held, held_by_builds, tasks| {
             if counted {
-                held.subtract(shape);
+                held.subtract(&task.shape);
             }
-            if shape.kind == Kind::Build {
-                held_by_builds.subtract(shape);
+            if task.kind() == Kind::Build {
+                held_by_builds.subtract(&task.shape);
             }
-            tasks.remove(task);
+            tasks.remove(&task.sequence);
         });
     }
 
@@ -206,20 +221,14 @@ impl Fleet {
         self.seats.find(id)
     }
 
-    /// The runner that sits there.
-    pub(super) fn at(&self, seat: Number) -> &Seat {
-        self.seats.get(seat)
-    }
-
     /// All runners in the order of their ids.
     pub fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.ids.iter().filter_map(|id| self.get(id))
+        self.order.after(None).filter_map(|id| self.get(id))
     }
 
     /// The ids of the runners that come after `after`, in their order; all of them after nothing.
     pub fn after(&self, after: Option<&RunnerId>) -> impl Iterator<Item = &RunnerId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.ids.range::<RunnerId, _>((from, Bound::Unbounded))
+        self.order.after(after)
     }
 
     /// How many runners there are, in whatever state.
@@ -256,8 +265,8 @@ impl Fleet {
 
     /// The ready runners of `profiles`.
     pub fn ready_in(&self, profiles: &[usize]) -> impl Iterator<Item = &Seat> {
-        let ready = profiles.iter().flat_map(|number| self.profiles[*number].ready.runners());
-        ready.filter_map(|id| self.get(id))
+        let ready = profiles.iter().flat_map(|number| self.profiles[*number].ready.seats());
+        ready.map(|seat| self.seats.get(seat))
     }
 
     /// The runner of `profiles` (cheapest first) that takes a task of `shape` first: lowest cost, then the
@@ -284,7 +293,7 @@ impl Fleet {
                     Strategy::Pack => room.cmp(other),
                     Strategy::Spread => other.cmp(&room),
                 };
-                order.then_with(|| seat.runner.id.cmp(&held.runner.id)).is_lt()
+                order.then(seat.order.cmp(&held.order)).is_lt()
             });
             if better {
                 best = Some((profile.cost, room, seat));
@@ -311,7 +320,7 @@ impl Fleet {
                     Strategy::Spread => b.room().cmp(&a.room()),
                 };
                 let cost = self.profiles[a.profile].cost.cmp(&self.profiles[b.profile].cost);
-                cost.then(room).then_with(|| a.runner.id.cmp(&b.runner.id))
+                cost.then(room).then(a.order.cmp(&b.order))
             })
     }
 
@@ -324,8 +333,8 @@ impl Fleet {
         may: &mut impl FnMut(&Seat) -> bool,
     ) -> Option<(Room, &'a Seat)> {
         let runners = if draining { &profile.draining } else { &profile.ready };
-        let takes = |id: &RunnerId| {
-            let seat = self.get(id).expect("a profile names only runners that are there");
+        let takes = |seat: Number| {
+            let seat = self.seats.get(seat);
             (fit::room(shape, &profile.offer, &seat.held).is_none() && may(seat)).then_some(seat)
         };
         let Resources { cpu, memory, .. } = shape.resources;
@@ -362,6 +371,18 @@ impl Fleet {
         number
     }
 
+    /// Gives every runner a new number in the order of ids, and says that of `id`.
+    fn renumber(&mut self, id: &RunnerId) -> u64 {
+        let seats: Vec<Number> = self.seats.iter().map(|(seat, ..)| seat).collect();
+        seats.iter().for_each(|seat| self.leave(*seat));
+        self.order.renumber();
+        for seat in seats {
+            self.seats.get_mut(seat).order = self.order.get(self.seats.name(seat));
+            self.enter(seat);
+        }
+        self.order.get(id)
+    }
+
     fn take_out(&mut self, id: &RunnerId) -> Option<Seat> {
         let number = self.seats.find(id)?;
         self.leave(number);
@@ -378,7 +399,7 @@ impl Fleet {
     fn change(
         &mut self,
         runner: &RunnerId,
-        change: impl FnOnce(&mut Usage, &mut Usage, &mut BTreeSet<TaskId>),
+        change: impl FnOnce(&mut Usage, &mut Usage, &mut BTreeMap<u64, Arc<Task>>),
     ) {
         let Some(number) = self.seats.find(runner) else {
             let holding = self.seatless.entry(runner.clone()).or_default();
@@ -396,23 +417,24 @@ impl Fleet {
 
     fn enter(&mut self, number: Number) {
         let seat = self.seats.get(number);
-        let (room, profile) = (seat.room(), &mut self.profiles[seat.profile]);
-        let takes = seat.runner.state() == RunnerState::Ready && seat.may_be_given();
+        let (room, order, profile) = (seat.room(), seat.order, &mut self.profiles[seat.profile]);
+        let is_ready = seat.runner.state() == RunnerState::Ready;
+        let takes = is_ready && seat.may_be_given();
         let cost = profile.cost;
         if let Some(rooms) = rooms_of(profile, seat) {
-            rooms.insert(room, seat.runner.id.clone());
+            rooms.insert(room, Sitter { order, seat: number });
         }
         if self.berths.len() <= number as usize {
             self.berths.resize(number as usize + 1, Berth::default());
         }
         let profile = u32::try_from(seat.profile).expect("fewer profiles than seats");
-        self.berths[number as usize] = Berth { takes, profile, cost, room };
+        self.berths[number as usize] = Berth { is_ready, takes, profile, cost, room, order };
     }
 
     fn leave(&mut self, number: Number) {
         let seat = self.seats.get(number);
         if let Some(rooms) = rooms_of(&mut self.profiles[seat.profile], seat) {
-            rooms.remove(seat.room(), seat.runner.id.clone());
+            rooms.remove(seat.room(), Sitter { order: seat.order, seat: number });
         }
     }
 }
@@ -439,7 +461,7 @@ impl PartialEq for Fleet {
             })
         };
         self.seats.len() == other.seats.len()
-            && self.ids == other.ids
+            && self.order.after(None).eq(other.order.after(None))
             && self.seatless == other.seatless
             && self.seats.iter().all(same)
     }

@@ -124,8 +124,7 @@ fn runners(state: &State, broken: &mut Vec<String>) {
         // A runner may register with less than it holds; it gets nothing more until that has ended.
         let shrank = seat
             .tasks
-            .iter()
-            .filter_map(|id| state.task(id.as_str()))
+            .values()
             .any(|task| task.assignment().is_some_and(|held| held.assigned <= seat.runner.registered));
         if (fewer_slots || shortage.is_some()) && !shrank {
             broken.push(format!("{} holds {} of {:?}", seat.runner.id, seat.held.resources, offer.resources));

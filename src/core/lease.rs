@@ -236,8 +236,8 @@ fn lose_runner(draft: &mut Draft, runner: &RunnerId) {
 pub(super) fn work_off_lost(draft: &mut Draft) {
     while let Some((runner, reason)) = draft.state.watch.losing.first_key_value() {
         let (runner, reason) = (runner.clone(), reason.clone());
-        let next = draft.state.fleet().get(&runner).and_then(|seat| seat.tasks.first().cloned());
-        let Some(task) = next.and_then(|id| draft.task(&id)) else {
+        let seat = draft.state.fleet().get(&runner);
+        let Some((_, task)) = seat.and_then(|seat| seat.tasks.first_key_value()) else {
             draft.state.watch.losing.remove(&runner);
             continue;
         };
@@ -245,7 +245,7 @@ pub(super) fn work_off_lost(draft: &mut Draft) {
             draft.more();
             return;
         }
-        attempt::lose(draft, &task, &reason);
+        attempt::lose(draft, &task.clone(), &reason);
     }
 }
 

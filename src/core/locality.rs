@@ -14,7 +14,6 @@ use std::sync::Arc;
 use super::artifacts::Group;
 use super::backlog::Tier;
 use super::draft::Draft;
-use super::fit;
 use super::ladder::Step;
 use super::numbered::Number;
 use super::state::State;
@@ -29,10 +28,7 @@ pub(super) fn is_known(state: &State, shape: &Shape, artifact: &ArtifactId) -> b
 }
 
 fn is_waited_for(state: &State, shape: &Shape, artifact: Number) -> bool {
-    state.artifacts.seats(artifact).flatten().any(|seat| {
-        let runner = &state.fleet().at(seat).runner;
-        runner.state() == RunnerState::Ready && fit::never(shape, &runner.offer).is_none()
-    })
+    state.fleet().any_able(state.artifacts.seats(artifact).flatten(), shape)
 }
 
 /// The wait of a pending task whose time and turn have come; nothing if its queue has no locality.
@@ -117,9 +113,8 @@ pub(super) fn found(state: &State, task: &Task, runner: &RunnerId) -> Option<Fac
     let climber = state.ladder().at(task.sequence)?;
     let own = task.artifacts.as_ref()?;
     let (artifacts, shape) = (&state.artifacts, &task.shape);
-    let seat = state.fleet().number(runner);
     let found = |wanted: &[Number]| {
-        if wanted.iter().any(|artifact| artifacts.seats(*artifact).any(|holder| holder == seat)) {
+        if artifacts.holds_any(runner, wanted) {
             return Found::Hit;
         }
         let elsewhere = wanted.iter().any(|artifact| is_waited_for(state, shape, *artifact));

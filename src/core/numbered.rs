@@ -67,6 +67,13 @@ impl<K: Clone + Eq + Hash, V> Numbered<K, V> {
         Some(known)
     }
 
+    /// Forgets a number if what is known under it is not to be kept.
+    pub fn keep_if(&mut self, number: Number, keep: impl FnOnce(&V) -> bool) {
+        if self.slots[number as usize].as_ref().is_some_and(|(_, known)| !keep(known)) {
+            self.remove(number);
+        }
+    }
+
     /// The name of a number.
     pub fn name(&self, number: Number) -> &K {
         &self.slots[number as usize].as_ref().expect("a number stands for a name").0

@@ -17,6 +17,7 @@ use super::builds::{self, Witnesses};
 use super::draft::Draft;
 use super::fleet::Seat;
 use super::locality;
+use super::numbered::Number;
 use super::prospects::Prospects;
 use super::pull;
 use super::reservation;
@@ -35,6 +36,7 @@ enum Scope {
 
 struct Line {
     key: LineKey,
+    number: Number,
     scope: Scope,
     /// Profiles that could ever run it, cheapest first; found when first needed.
     profiles: Option<Vec<usize>>,
@@ -130,7 +132,7 @@ impl Found {
 }
 
 fn enter_line(state: &State, heads: &mut Heads, line: &Line, number: usize) {
-    if let Some(next) = state.backlog().first(&line.key, line.passed) {
+    if let Some(next) = state.backlog().first_in(line.number, line.passed) {
         heads.push(Reverse((next.at(Tier::Rest), Entrant::Line(number))));
     }
 }
@@ -142,7 +144,7 @@ fn plan_line(
     woken: &BTreeMap<RunnerId, Wake>,
     witnesses: &mut Witnesses,
 ) -> Found {
-    let Some(rank) = draft.state.backlog().first(&line.key, line.passed) else { return Found::NoRoom };
+    let Some(rank) = draft.state.backlog().first_in(line.number, line.passed) else { return Found::NoRoom };
     if rank.at(Tier::Rest) != place {
         // Its first task was placed on a runner that holds something of it.
         return Found::Passed;
@@ -192,13 +194,17 @@ fn plan_prospect(
 }
 
 fn woken_lines(state: &State, wakes: &Wakes, all: bool) -> Vec<Line> {
-    let line = |key: &LineKey, scope| Line { key: key.clone(), scope, profiles: None, passed: None };
+    // One that is woken may have become empty, and may have been forgotten.
+    let line = |key: &LineKey, scope| {
+        let number = state.backlog().number(key)?;
+        Some(Line { key: key.clone(), number, scope, profiles: None, passed: None })
+    };
     if all || !wakes.runners.is_empty() {
         let scope = |key| if all || wakes.lines.contains_key(key) { Scope::All } else { Scope::Woken };
         let keys = state.backlog().lines().map(|(key, _)| key).filter(|key| state.is_open(key));
-        return keys.map(|key| line(key, scope(key))).collect();
+        return keys.filter_map(|key| line(key, scope(key))).collect();
     }
-    wakes.lines.keys().filter(|key| state.is_open(key)).map(|key| line(key, Scope::All)).collect()
+    wakes.lines.keys().filter(|key| state.is_open(key)).filter_map(|key| line(key, Scope::All)).collect()
 }
 
 fn find_runner(

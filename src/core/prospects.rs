@@ -222,8 +222,7 @@ impl Prospects {
             let seats = wants.iter().flat_map(|artifact| artifacts.seats(*artifact)).flatten();
             fleet.best_seated(seats, shape, &mut line.able, strategy, may)
         } else {
-            let holds =
-                |seat: &Seat| wants.iter().any(|artifact| artifacts.is_held_by(&seat.runner.id, *artifact));
+            let holds = |seat: &Seat| artifacts.holds_any(&seat.runner.id, wants);
             let profiles = fleet.profiles_for(shape);
             fleet.best(shape, &profiles, false, strategy, |seat| holds(seat) && may(seat))
         };

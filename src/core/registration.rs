@@ -187,7 +187,7 @@ pub(super) fn suspect(draft: &mut Draft, runner: &RunnerId, cause: Cause) {
 
 pub(super) fn tasks_of(draft: &Draft, runner: &RunnerId) -> Vec<Arc<Task>> {
     let seat = draft.state.fleet().get(runner);
-    seat.into_iter().flat_map(|seat| &seat.tasks).filter_map(|id| draft.task(id)).collect()
+    seat.into_iter().flat_map(|seat| seat.tasks.values()).cloned().collect()
 }
 
 fn assignments_of(draft: &Draft, runner: &RunnerId, incarnation: &str) -> Vec<Held> {
@@ -307,7 +307,7 @@ fn note_omissions(draft: &mut Draft, beat: &Heartbeat, listed: &BTreeSet<TaskId>
 /// Every attempt this runner is asked to stop.
 pub fn stop_orders(state: &super::state::State, runner: &RunnerId) -> Vec<StopOrder> {
     let seat = state.fleet().get(runner);
-    let tasks = seat.into_iter().flat_map(|seat| &seat.tasks).filter_map(|id| state.task(id.as_str()));
+    let tasks = seat.into_iter().flat_map(|seat| seat.tasks.values());
     tasks
         .filter_map(|task| {
             let held = task.assignment()?;

@@ -104,7 +104,7 @@ pub(super) fn against<'a>(state: &'a State, task: &Task, seat: &Seat) -> Option<
     }
     let passes = kept.fits_by.is_some_and(|fits_by| {
         let ends_before = task.limits.timeout.is_some_and(|timeout| state.now() + timeout <= fits_by);
-        ends_before || leaves_room(state, seat, &keeper.shape, &task.shape, fits_by)
+        ends_before || leaves_room(seat, &keeper.shape, &task.shape, fits_by)
     });
     (!passes).then_some(kept)
 }
@@ -115,10 +115,9 @@ pub(super) fn misfit(state: &State, task: &Task, seat: &Seat) -> Option<Misfit> 
 }
 
 /// Whether both fit beside what will still be there at `fits_by`.
-fn leaves_room(state: &State, seat: &Seat, keeper: &Shape, task: &Shape, fits_by: Time) -> bool {
+fn leaves_room(seat: &Seat, keeper: &Shape, task: &Shape, fits_by: Time) -> bool {
     let mut used = Usage::default();
-    let held = seat.tasks.iter().filter_map(|id| state.task(id.as_str()));
-    for held in held.filter(|held| ends_by(held).is_none_or(|end| end > fits_by)) {
+    for held in seat.tasks.values().filter(|held| ends_by(held).is_none_or(|end| end > fits_by)) {
         used.add(&held.shape);
     }
     used.add(task);
@@ -187,14 +186,14 @@ fn soonest(state: &State, task: &Task) -> Option<(RunnerId, Option<Time>)> {
     };
     let profiles = state.fleet().profiles_for(&task.shape);
     let found = state.fleet().ready_in(&profiles).filter(able).filter(|seat| safe(seat)).map(|seat| {
-        let fits_by = fits_by(state, &task.shape, seat);
+        let fits_by = fits_by(&task.shape, seat);
         ((fits_by.is_none(), fits_by, seat.held.slots), seat)
     });
     let (_, best) = found.min_by(|(soon, seat), (other_soon, other)| {
         let cost = || seat.runner.cost.total_cmp(&other.runner.cost);
         soon.cmp(other_soon).then_with(cost).then_with(|| seat.runner.id.cmp(&other.runner.id))
     })?;
-    Some((best.runner.id.clone(), fits_by(state, &task.shape, best)))
+    Some((best.runner.id.clone(), fits_by(&task.shape, best)))
 }
 
 /// Whether a runner is one that a task may wait for.
@@ -208,8 +207,8 @@ fn able(state: &State, task: &Task, seat: &Seat) -> bool {
 }
 
 /// When a task of `shape` fits on a runner at the latest, if the timeouts of what is there say so.
-fn fits_by(state: &State, shape: &Shape, seat: &Seat) -> Option<Time> {
-    let held = seat.tasks.iter().filter_map(|id| state.task(id.as_str()));
+fn fits_by(shape: &Shape, seat: &Seat) -> Option<Time> {
+    let held = seat.tasks.values();
     let mut ends: Vec<(Time, &Arc<Task>)> = held.filter_map(|task| Some((ends_by(task)?, task))).collect();
     ends.sort_by_key(|(end, _)| *end);
     let mut used = seat.held.clone();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::RunnerId;
+use super::numbered::Number;
 
 /// What a runner has free. One that has no slot left has no room at all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,8 +15,21 @@ pub(super) struct Room {
     pub slots: u32,
 }
 
-/// Runners with the same free cpu, by what else they have.
-type Level = BTreeSet<(u64, u32, RunnerId)>;
+/// A runner: its number in the order of ids, and its seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sitter {
+    pub order: u64,
+    pub seat: Number,
+}
+
+/// Runners with the same free cpu.
+#[derive(Debug, Clone, Default)]
+struct Level {
+    /// The most memory any of them has free: a level without enough is passed over unseen.
+    most: u64,
+    /// By what else they have.
+    runners: BTreeSet<(u64, u32, Sitter)>,
+}
 
 /// Runners by their room.
 #[derive(Debug, Clone, Default)]
@@ -27,17 +40,19 @@ pub(super) struct Rooms {
 
 impl Rooms {
     /// Puts a runner in.
-    pub fn insert(&mut self, room: Room, runner: RunnerId) {
+    pub fn insert(&mut self, room: Room, runner: Sitter) {
         let level = self.levels.entry(room.cpu).or_default();
-        self.len += usize::from(level.insert((room.memory, room.slots, runner)));
+        level.most = level.most.max(room.memory);
+        self.len += usize::from(level.runners.insert((room.memory, room.slots, runner)));
     }
 
     /// Takes a runner out that was put in with this room.
-    pub fn remove(&mut self, room: Room, runner: RunnerId) {
+    pub fn remove(&mut self, room: Room, runner: Sitter) {
         let Some(level) = self.levels.get_mut(&room.cpu) else { return };
-        self.len -= usize::from(level.remove(&(room.memory, room.slots, runner)));
-        if level.is_empty() {
-            self.levels.remove(&room.cpu);
+        self.len -= usize::from(level.runners.remove(&(room.memory, room.slots, runner)));
+        match level.runners.last() {
+            Some((most, ..)) => level.most = *most,
+            None => drop(self.levels.remove(&room.cpu)),
         }
     }
 
@@ -47,8 +62,8 @@ impl Rooms {
     }
 
     /// All of them, the fullest first.
-    pub fn runners(&self) -> impl Iterator<Item = &RunnerId> {
-        self.levels.values().flatten().map(|(_, _, runner)| runner)
+    pub fn seats(&self) -> impl Iterator<Item = Number> {
+        self.levels.values().flat_map(|level| &level.runners).map(|(.., runner)| runner.seat)
     }
 
     /// The fullest runner with at least so much free that `takes` accepts, and its room.
@@ -56,11 +71,11 @@ impl Rooms {
         &self,
         cpu: u64,
         memory: u64,
-        mut takes: impl FnMut(&RunnerId) -> Option<T>,
+        mut takes: impl FnMut(Number) -> Option<T>,
     ) -> Option<(Room, T)> {
         self.levels_from(cpu, memory).find_map(|(cpu, level)| {
-            level.range(at_least(memory, 0)..).find_map(|(memory, slots, runner)| {
-                takes(runner).map(|taken| (Room { cpu, memory: *memory, slots: *slots }, taken))
+            level.runners.range(at_least(memory, 0)..).find_map(|(memory, slots, runner)| {
+                takes(runner.seat).map(|taken| (Room { cpu, memory: *memory, slots: *slots }, taken))
             })
         })
     }
@@ -71,13 +86,16 @@ impl Rooms {
         &self,
         cpu: u64,
         memory: u64,
-        mut takes: impl FnMut(&RunnerId) -> Option<T>,
+        mut takes: impl FnMut(Number) -> Option<T>,
     ) -> Option<(Room, T)> {
         self.levels_from(cpu, memory).rev().find_map(|(cpu, level)| {
-            let (memory, slots, last) =
-                level.range(at_least(memory, 0)..).rev().find(|(.., runner)| takes(runner).is_some())?;
-            let same = level.range(at_least(*memory, *slots)..=(*memory, *slots, last.clone()));
-            let taken = same.into_iter().find_map(|(.., runner)| takes(runner))?;
+            let (memory, slots, last) = level
+                .runners
+                .range(at_least(memory, 0)..)
+                .rev()
+                .find(|(.., runner)| takes(runner.seat).is_some())?;
+            let same = level.runners.range(at_least(*memory, *slots)..=(*memory, *slots, *last));
+            let taken = same.into_iter().find_map(|(.., runner)| takes(runner.seat))?;
             Some((Room { cpu, memory: *memory, slots: *slots }, taken))
         })
     }
@@ -88,17 +106,16 @@ impl Rooms {
     }
 
     fn levels_from(&self, cpu: u64, memory: u64) -> impl DoubleEndedIterator<Item = (u64, &Level)> {
-        let has_memory = move |level: &Level| level.last().is_some_and(|(most, ..)| *most >= memory);
-        self.levels.range(cpu..).filter(move |(_, level)| has_memory(level)).map(|(cpu, level)| (*cpu, level))
+        self.levels
+            .range(cpu..)
+            .filter(move |(_, level)| level.most >= memory)
+            .map(|(cpu, level)| (*cpu, level))
     }
 }
 
 /// Before all runners of a level with so much free.
-fn at_least(memory: u64, slots: u32) -> (u64, u32, RunnerId) {
-    thread_local! {
-        static SMALLEST: RunnerId = RunnerId::parse("-").expect("a legal name");
-    }
-    (memory, slots, SMALLEST.with(RunnerId::clone))
+fn at_least(memory: u64, slots: u32) -> (u64, u32, Sitter) {
+    (memory, slots, Sitter { order: 0, seat: 0 })
 }
 
 #[cfg(test)]
@@ -116,30 +133,32 @@ mod tests {
             cpu in 0u64..5,
             memory in 0u64..5,
         ) {
-            let runner = |number: usize| RunnerId::parse(&format!("r{number:02}")).expect("a legal name");
+            // Whoever comes later in the order of ids was seated earlier.
+            let runner = |number: u32| Sitter { order: u64::from(number), seat: 100 - number };
             let mut sorted = BTreeSet::new();
             let mut tested = Rooms::default();
-            for (number, (cpu, memory, slots)) in rooms.into_iter().enumerate() {
+            for (number, (cpu, memory, slots)) in (0..).zip(rooms) {
                 let room = Room { cpu, memory, slots };
                 tested.insert(room, runner(number));
-                if gone[number] {
+                if gone[number as usize] {
                     tested.remove(room, runner(number));
                 } else {
                     sorted.insert((room, runner(number)));
                 }
             }
-            let free = |id: &RunnerId| !taken[id.as_str()[1..].parse::<usize>().expect("a number")];
-            let takes = |id: &RunnerId| free(id).then(|| id.clone());
-            let fitting: Vec<(Room, RunnerId)> = sorted
+            let free = |seat: Number| !taken[100 - seat as usize];
+            let takes = |seat: Number| free(seat).then_some(seat);
+            let fitting: Vec<(Room, Sitter)> = sorted
                 .iter()
-                .filter(|(room, id)| room.cpu >= cpu && room.memory >= memory && free(id))
-                .cloned()
+                .filter(|(room, runner)| room.cpu >= cpu && room.memory >= memory && free(runner.seat))
+                .copied()
                 .collect();
             let emptiest = fitting.iter().max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-            prop_assert_eq!(tested.fullest(cpu, memory, takes), fitting.first().cloned());
-            prop_assert_eq!(tested.emptiest(cpu, memory, takes), emptiest.cloned());
+            let seat = |found: Option<&(Room, Sitter)>| found.map(|(room, runner)| (*room, runner.seat));
+            prop_assert_eq!(tested.fullest(cpu, memory, takes), seat(fitting.first()));
+            prop_assert_eq!(tested.emptiest(cpu, memory, takes), seat(emptiest));
             prop_assert_eq!(tested.len(), sorted.len());
-            prop_assert!(tested.runners().eq(sorted.iter().map(|(_, id)| id)));
+            prop_assert!(tested.seats().eq(sorted.iter().map(|(_, runner)| runner.seat)));
         }
     }
 }

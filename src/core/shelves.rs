@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use crate::model::{Kind, QueueId, Task, TaskState};
 
 /// Where a task stands, as coarse as a list needs it.
@@ -61,7 +63,7 @@ pub struct LiveKinds {
 pub struct Shelves {
     /// The tasks of each shelf, in the order of `Shelf::ALL`.
     places: [BTreeMap<u64, Arc<Task>>; 4],
-    queues: BTreeMap<QueueId, LiveKinds>,
+    queues: FxHashMap<QueueId, LiveKinds>,
 }
 
 impl Shelves {
@@ -96,7 +98,7 @@ impl Shelves {
         self.places[shelf as usize].get(&sequence)
     }
 
-    /// The queues that have tasks which have not ended, with their numbers.
+    /// The queues that have tasks which have not ended, with their numbers, in no order.
     pub fn queues(&self) -> impl Iterator<Item = (&QueueId, &LiveKinds)> {
         self.queues.iter()
     }
@@ -110,10 +112,7 @@ impl Shelves {
         if task.is_ended() {
             return;
         }
-        if !self.queues.contains_key(&task.shape.queue) {
-            self.queues.insert(task.shape.queue.clone(), LiveKinds::default());
-        }
-        let kinds = self.queues.get_mut(&task.shape.queue).expect("it was just put there");
+        let kinds = self.queues.entry(task.shape.queue.clone()).or_default();
         let live = match task.kind() {
             Kind::Job => &mut kinds.jobs,
             Kind::Build => &mut kinds.builds,

@@ -74,7 +74,7 @@ impl Window {
 pub struct Counts {
     pub pending: BTreeMap<Window, usize>,
     /// Pending tasks by window and queue; what is 0 is left out.
-    pub queued: BTreeMap<(Window, QueueId), usize>,
+    pub queued: FxHashMap<(Window, QueueId), usize>,
     pub assigned: usize,
     pub running: usize,
     pub ended: usize,
@@ -98,7 +98,7 @@ impl Counts {
     fn leave(&mut self, window: Window, queue: &QueueId) {
         *self.pending.entry(window).or_default() -= 1;
         let key = (window, queue.clone());
-        let queued = self.queued.entry(key.clone()).or_default();
+        let queued = self.queued.get_mut(&key).expect("it was counted when it joined");
         *queued -= 1;
         if *queued == 0 {
             self.queued.remove(&key);
@@ -220,6 +220,7 @@ impl State {
         self.wakes.clear();
         self.watch.fewer_holders.clear();
         self.watch.considered.changed.clear();
+        self.backlog.sweep();
         self.ladder.sweep();
     }
 
@@ -327,17 +328,12 @@ impl State {
         if let Some(fresh) = Arc::get_mut(&mut task) {
             self.intern.share(fresh);
         }
-        let known = self.task(task.id.as_str());
-        let was_ended = known.is_some_and(|old| old.is_ended());
-        let other_group = known.is_some_and(|old| old.shape.group != task.shape.group);
-        if was_ended != task.is_ended() {
-            self.count_body(&task.id, false);
-        }
-        if other_group {
+        if self.task(task.id.as_str()).is_some_and(|old| old.shape.group != task.shape.group) {
             // Another task of this id belongs to another group: it leaves that first.
             self.delete(&Key::Task(task.id.clone()));
         }
         let old = self.entries.get_mut(&task.id).and_then(|entry| entry.task.take());
+        let was_ended = old.as_ref().is_some_and(|old| old.is_ended());
         let turn = self.groups.head(task.shape.group.as_ref());
         let stays = old.as_deref().is_some_and(|old| holds_the_same(old, &task));
         if let Some(old) = &old {
@@ -346,10 +342,13 @@ impl State {
         let freed = self.groups.change(old.as_deref(), Some(&task));
         self.bring_in(&task, stays);
         self.shelves.change(old.as_ref(), Some(&task));
-        let id = task.id.clone();
-        self.entries.entry(id.clone()).or_default().task = Some(task.clone());
-        if was_ended != task.is_ended() {
-            self.count_body(&id, true);
+        let entry = self.entries.entry(task.id.clone()).or_default();
+        entry.task = Some(task.clone());
+        let body = entry.body.as_ref().map_or(0, |body| body.len());
+        match (was_ended, task.is_ended()) {
+            (false, true) => self.counts.body_bytes -= body,
+            (true, false) => self.counts.body_bytes += body,
+            _ => {}
         }
         self.pass_turn(&task, turn);
         self.holding_changed(old.as_deref(), Some(&task), freed);
@@ -358,7 +357,7 @@ impl State {
     /// Wakes what a runner gained or lost, or what a group may place elsewhere now that it let a runner go, and
     /// moves the jobs of a build that began or ceased to hold one.
     fn holding_changed(&mut self, old: Option<&Task>, new: Option<&Task>, freed: bool) {
-        let (before, after) = (old.and_then(runner_of), new.and_then(runner_of));
+        let (before, after) = (runner_of(old), runner_of(new));
         if before == after {
             return;
         }
@@ -379,15 +378,15 @@ impl State {
     fn take_out(&mut self, task: &Arc<Task>, stays: bool) {
         match &task.state {
             TaskState::Pending { not_before, .. } => {
-                let ready_at = not_before.unwrap_or_default();
-                if !self.delayed.remove(&(ready_at, task.id.clone())) {
+                let is_delayed = not_before.is_some_and(|at| self.delayed.remove(&(at, task.id.clone())));
+                if !is_delayed {
                     self.unstand(task);
                 }
                 self.counts.leave(window_of(task), &task.shape.queue);
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
                 if !stays {
-                    self.fleet.free(&assignment.runner, &task.id, &task.shape);
+                    self.fleet.free(&assignment.runner, task);
                 }
                 match task.state {
                     TaskState::Running(_) => self.counts.running -= 1,
@@ -418,8 +417,10 @@ impl State {
                 self.counts.join(window_of(task), &task.shape.queue);
             }
             TaskState::Assigned(assignment) | TaskState::Running(assignment) => {
-                if !stays {
-                    self.fleet.hold(&assignment.runner, &task.id, &task.shape);
+                if stays {
+                    self.fleet.renew(&assignment.runner, task);
+                } else {
+                    self.fleet.hold(&assignment.runner, task);
                 }
                 match task.state {
                     TaskState::Running(_) => self.counts.running += 1,
@@ -510,14 +511,17 @@ fn deadline(task: &Task) -> Option<Time> {
     }
 }
 
-fn runner_of(task: &Task) -> Option<&RunnerId> {
-    task.assignment().map(|held| &held.runner)
+fn runner_of(task: Option<&Task>) -> Option<&RunnerId> {
+    Some(&task?.assignment()?.runner)
 }
 
-/// Whether a task holds of its runner, in its new row, what it held of it in its old one.
+/// Whether a task takes of its runner, in its new row, what it took in its old one.
 fn holds_the_same(old: &Task, new: &Task) -> bool {
-    let runner = runner_of(new);
-    runner.is_some() && runner_of(old) == runner && old.shape == new.shape
+    let runner = runner_of(Some(new));
+    runner.is_some()
+        && runner_of(Some(old)) == runner
+        && old.sequence == new.sequence
+        && old.shape == new.shape
 }
 
 fn window_of(task: &Task) -> Window {

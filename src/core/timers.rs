@@ -45,6 +45,7 @@ pub(super) fn run(draft: &mut Draft) {
     if draft.state.watch.sweep_at <= draft.now {
         draft.state.watch.sweep_at = draft.now + draft.state.settings.sweep;
         draft.state.intern.sweep();
+        draft.state.backlog.sweep();
         draft.state.ladder.sweep();
         planner::sweep(draft);
     }

@@ -152,7 +152,7 @@ fn runner_view(rows: &Rows, seat: &Seat, say_idle: bool) -> RunnerView {
         Standing::Dismissed => Some("its group has nothing left for it: it is told to leave".to_owned()),
         Standing::Ready | Standing::Draining => None,
     };
-    let tasks = seat.tasks.iter().filter_map(|id| rows.task(id.as_str())).take(MOST_ASSIGNMENTS);
+    let tasks = seat.tasks.values().take(MOST_ASSIGNMENTS);
     let assignments = tasks.filter_map(|task| {
         let held = task.assignment()?;
         Some(AssignmentView {

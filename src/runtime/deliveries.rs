@@ -50,7 +50,7 @@ impl Sent {
     pub fn look(&mut self, state: &State, seat: &Seat, now: Instant, most: Most) -> Look {
         let before = std::mem::take(self);
         let mut looking = Looking::begin(state, seat, now, most);
-        for task in seat.tasks.iter().filter_map(|id| state.task(id.as_str())) {
+        for task in seat.tasks.values() {
             let Some((token, stops)) = looking.news(task) else { continue };
             let last = before.times(stops).get(&token).copied();
             if let Some(at) = looking.take(task, last) {

@@ -11,7 +11,7 @@ use crate::model::{AssignmentMessage, Delivery, RunnerId, TaskState};
 /// Everything the rows hold for `runner`: unconfirmed assignments, and attempts to stop.
 pub(super) fn delivery(state: &State, runner: &RunnerId) -> Delivery {
     let Some(seat) = state.fleet().get(runner) else { return Delivery::default() };
-    let tasks = seat.tasks.iter().filter_map(|id| state.task(id.as_str()));
+    let tasks = seat.tasks.values();
     let assignments = tasks.filter_map(|task| {
         let TaskState::Assigned(held) = &task.state else { return None };
         if held.confirmed || held.stop.is_some() || held.incarnation != seat.runner.incarnation {

@@ -62,7 +62,7 @@ fn grouped(task: TaskBuilder, group: Option<&(String, Terms)>, index: u32) -> Ta
 
 fn held(world: &World) -> Vec<String> {
     let seats = world.state.fleet().seats();
-    seats.flat_map(|seat| seat.tasks.iter().map(ToString::to_string)).collect()
+    seats.flat_map(|seat| seat.tasks.values().map(|task| task.id.to_string())).collect()
 }
 
 fn end(world: &mut World, name: &str, outcome: AttemptOutcome) {

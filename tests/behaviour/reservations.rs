@@ -22,9 +22,9 @@ impl World {
 
     /// Tasks on a runner that were assigned at this time or before.
     fn running_since(&self, at: Time) -> Vec<String> {
-        let held = self.state.fleet().seats().flat_map(|seat| &seat.tasks);
-        let old = held.filter(|id| self.assignment(id.as_str()).assigned <= at);
-        old.map(|id| id.to_string()).collect()
+        let held = self.state.fleet().seats().flat_map(|seat| seat.tasks.values());
+        let old = held.filter(|task| task.assignment().is_some_and(|held| held.assigned <= at));
+        old.map(|task| task.id.to_string()).collect()
     }
 
     /// A small task for every cpu of the runner, so that a large one finds no room.

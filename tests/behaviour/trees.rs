@@ -164,7 +164,7 @@ impl Yard {
 
     fn held(&self) -> Vec<TaskId> {
         let seats = self.world.state.fleet().seats().filter(|seat| seat.runner.lost.is_none());
-        seats.flat_map(|seat| seat.tasks.iter().cloned()).collect()
+        seats.flat_map(|seat| seat.tasks.values().map(|task| task.id.clone())).collect()
     }
 
     fn is_asked_to_stop(&self, task: &TaskId) -> bool {

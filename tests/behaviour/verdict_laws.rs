@@ -226,7 +226,8 @@ impl Watched {
             },
             Step::End { which, succeeded } => {
                 let seats = self.world.state.fleet().seats();
-                let held: Vec<TaskId> = seats.flat_map(|seat| seat.tasks.iter().cloned()).collect();
+                let held: Vec<TaskId> =
+                    seats.flat_map(|seat| seat.tasks.values().map(|task| task.id.clone())).collect();
                 if !held.is_empty() {
                     let task = held[which % held.len()].to_string();
                     let outcome =

@@ -193,7 +193,7 @@ fn apply(world: &mut World, step: Step, number: usize) {
                 .state
                 .fleet()
                 .seats()
-                .flat_map(|seat| seat.tasks.iter().map(|task| task.to_string()))
+                .flat_map(|seat| seat.tasks.values().map(|task| task.id.to_string()))
                 .collect();
             if !held.is_empty() {
                 let name = &held[which % held.len()];

@@ -227,7 +227,7 @@ impl World {
     /// What `runner` has by our rows.
     pub fn held_by(&self, runner: &str) -> Vec<Held> {
         let seat = self.state.fleet().get(&id(runner)).expect("a runner");
-        seat.tasks.iter().map(|task| self.held(task.as_str())).collect()
+        seat.tasks.values().map(|task| self.held(task.id.as_str())).collect()
     }
 
     /// A task under the token it is assigned with.

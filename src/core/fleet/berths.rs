@@ -15,10 +15,14 @@ use crate::model::{Resources, Shape};
 /// that a runner without room costs no look at its row.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Berth {
+    pub is_ready: bool,
+    /// Whether it is ready and may be given anything.
     pub takes: bool,
     pub profile: u32,
     pub cost: u64,
     pub room: Room,
+    /// Its number in the order of ids.
+    pub order: u64,
 }
 
 impl Berth {
@@ -27,7 +31,7 @@ impl Berth {
             Strategy::Pack => self.room.cmp(&other.room),
             Strategy::Spread => other.room.cmp(&self.room),
         };
-        self.cost.cmp(&other.cost).then(room)
+        self.cost.cmp(&other.cost).then(room).then(self.order.cmp(&other.order))
     }
 }
 
@@ -49,32 +53,54 @@ impl Fleet {
     /// Of the ready runners in `seats`, the one that takes a task of `shape` first, as [`Fleet::best`] would choose.
     pub(in crate::core) fn best_seated(
         &self,
-        seats: impl Iterator<Item = Number>,
+        seats: impl Iterator<Item = Number> + Clone,
         shape: &Shape,
         able: &mut Able,
         strategy: Strategy,
         may: &mut impl FnMut(&Seat) -> bool,
     ) -> Option<&Seat> {
-        let Resources { cpu, memory, other } = &shape.resources;
-        let mut best: Option<(&Berth, &Seat)> = None;
-        for number in seats {
-            let berth = &self.berths[number as usize];
-            let Berth { takes, room, .. } = *berth;
-            if !takes || room.slots == 0 || room.cpu < *cpu || room.memory < *memory {
-                continue;
-            }
-            let order = best.map_or(Ordering::Less, |(than, _)| berth.cmp(than, strategy));
-            if order.is_gt() || !able.is(self, berth.profile, shape) {
-                continue;
-            }
-            let seat = self.seats.get(number);
-            let first = order.is_lt() || best.is_some_and(|(_, than)| seat.runner.id < than.runner.id);
-            let fits = || other.is_empty() || fit::room(shape, &seat.runner.offer, &seat.held).is_none();
-            if first && fits() && may(seat) {
-                best = Some((berth, seat));
-            }
+        let is_plain = shape.resources.other.is_empty();
+        let mut takes = |seat: &Seat| {
+            (is_plain || fit::room(shape, &seat.runner.offer, &seat.held).is_none()) && may(seat)
+        };
+        // The first of all nearly always takes it, and then no row of another was looked at.
+        let first = self.first_seated(seats.clone(), shape, able, strategy, |_| true)?;
+        if takes(first) {
+            return Some(first);
         }
-        best.map(|(_, seat)| seat)
+        self.first_seated(seats, shape, able, strategy, takes)
+    }
+
+    fn first_seated(
+        &self,
+        seats: impl Iterator<Item = Number>,
+        shape: &Shape,
+        able: &mut Able,
+        strategy: Strategy,
+        mut takes: impl FnMut(&Seat) -> bool,
+    ) -> Option<&Seat> {
+        let Resources { cpu, memory, .. } = shape.resources;
+        let best = seats.fold(None::<(&Berth, Number)>, |best, number| {
+            let berth = &self.berths[number as usize];
+            let room = berth.room;
+            let is_better = berth.takes
+                && room.slots > 0
+                && room.cpu >= cpu
+                && room.memory >= memory
+                && best.is_none_or(|(than, _)| berth.cmp(than, strategy).is_lt())
+                && able.is(self, berth.profile, shape)
+                && takes(self.seats.get(number));
+            if is_better { Some((berth, number)) } else { best }
+        });
+        best.map(|(_, number)| self.seats.get(number))
+    }
+
+    /// Whether any ready runner in `seats` could ever run `shape`.
+    pub(in crate::core) fn any_able(&self, mut seats: impl Iterator<Item = Number>, shape: &Shape) -> bool {
+        seats.any(|number| {
+            let berth = &self.berths[number as usize];
+            berth.is_ready && fit::never(shape, &self.profiles[berth.profile as usize].offer).is_none()
+        })
     }
 
     /// Whether any ready runner has the cpu and the memory for a task of `shape` now.

@@ -92,12 +92,8 @@ impl State {
     }
 
     pub(super) fn arm_tasks_of(&mut self, runner: &RunnerId, now: Time) {
-        let seat = self.fleet().get(runner);
-        let tasks: Vec<Arc<Task>> = seat
-            .into_iter()
-            .flat_map(|seat| &seat.tasks)
-            .filter_map(|id| self.task(id.as_str()).cloned())
-            .collect();
+        let seat = self.fleet().get(runner).into_iter();
+        let tasks: Vec<Arc<Task>> = seat.flat_map(|seat| seat.tasks.values()).cloned().collect();
         for task in tasks {
             match task.assignment() {
                 Some(held) if held.pulled.is_some() && !self.settings.guards.rearm_leases => {

@@ -76,9 +76,9 @@ impl State {
 
     fn unstand_with(&mut self, task: &Arc<Task>, of_running_build: bool) {
         self.note_leaving(&task.id);
-        let (key, rank) = self.place_with(task, of_running_build);
         let step = self.ladder.remove(task, &mut self.artifacts);
         if step.is_none_or(|step| step == Step::Open) {
+            let (key, rank) = self.place_with(task, of_running_build);
             self.backlog.remove(&key, rank);
         }
     }

@@ -62,7 +62,7 @@ impl Tables {
     pub fn at_the_end(&self) -> Vec<String> {
         let held = self.fold.fleet().seats().filter(|seat| !seat.held.is_empty() || !seat.tasks.is_empty());
         let mut found: Vec<String> =
-            held.map(|seat| format!("{} still holds {:?}", seat.runner.id, seat.tasks)).collect();
+            held.map(|seat| format!("{} still holds {:?}", seat.runner.id, seat.tasks.values())).collect();
         found.extend(crate::core::invariant::check(&self.fold));
         found
     }
