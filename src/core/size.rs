@@ -51,20 +51,11 @@ pub fn of_row(row: &Row) -> usize {
 
 /// A row that is deleted.
 pub fn of_delete(key: &Key) -> usize {
-    AROUND_KEY
-        + match key {
-            Key::Holding(runner, artifact) => runner.as_str().len() + written(artifact.as_str()),
-            Key::Task(id)
-            | Key::Spec(id)
-            | Key::Runner(id)
-            | Key::Queue(id)
-            | Key::Class(id)
-            | Key::Intent(id)
-            | Key::EarlyCancel(id)
-            | Key::Reservation(id)
-            | Key::Group(id) => id.as_str().len(),
-            Key::Pool => 0,
-        }
+    let names = match key {
+        Key::Holding(runner, artifact) => runner.as_str().len() + written(artifact.as_str()),
+        _ => key.id().map_or(0, |id| id.as_str().len()),
+    };
+    AROUND_KEY + names
 }
 
 /// A fact.

@@ -10,7 +10,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    ArtifactId, ClassId, Group, GroupId, Holding, Intent, IntentId, Offer, QueueId, Reservation, Runner,
+    ArtifactId, ClassId, Group, GroupId, Holding, Id, Intent, IntentId, Offer, QueueId, Reservation, Runner,
     RunnerId, Task, TaskId, Time,
 };
 
@@ -90,10 +90,9 @@ impl Key {
             Key::Pool => "pool",
         }
     }
-}
 
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// What the row is about, if that has one name.
+    pub fn id(&self) -> Option<&Id> {
         match self {
             Key::Task(id)
             | Key::Spec(id)
@@ -103,11 +102,19 @@ impl std::fmt::Display for Key {
             | Key::Intent(id)
             | Key::EarlyCancel(id)
             | Key::Reservation(id)
-            | Key::Group(id) => {
-                write!(f, "{}.{id}", self.kind())
-            }
-            Key::Holding(runner, artifact) => write!(f, "{}.{runner}.{artifact}", self.kind()),
-            Key::Pool => f.write_str("pool"),
+            | Key::Group(id) => Some(id),
+            Key::Holding(..) | Key::Pool => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.kind())?;
+        match (self, self.id()) {
+            (Key::Holding(runner, artifact), _) => write!(f, ".{runner}.{artifact}"),
+            (_, Some(id)) => write!(f, ".{id}"),
+            (_, None) => Ok(()),
         }
     }
 }

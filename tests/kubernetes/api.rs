@@ -242,7 +242,7 @@ impl Api {
                 let mut changed = api.changed.subscribe();
                 loop {
                     {
-                        let state = api.state();
+                        let mut state = api.state();
                         let written = state.logs.get(&pod).map_or(&[][..], |all| &all[from.min(all.len())..]);
                         if from == usize::MAX {
                             return None;
@@ -251,8 +251,10 @@ impl Api {
                             return Some((Err(std::io::Error::other("it broke off")), usize::MAX));
                         }
                         if !written.is_empty() {
-                            let chunk = Ok(Bytes::copy_from_slice(written));
-                            return Some((chunk, from + written.len()));
+                            let (chunk, next) = (Bytes::copy_from_slice(written), from + written.len());
+                            state.read.insert(pod);
+                            api.changed.send_modify(|_| ());
+                            return Some((Ok(chunk), next));
                         }
                         if state.pods.get(&pod).is_none_or(|pod| pod["status"]["phase"] != "Running") {
                             return None;

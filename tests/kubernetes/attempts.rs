@@ -193,6 +193,8 @@ async fn a_stop_is_term_then_kill_and_waits_until_the_machine_says_that_it_has_e
     let backend = backend(&cluster).await;
     let (work, pod) = running(&cluster, &backend, order()).await;
     cluster.writes(&pod, "bye\n");
+    // A pod that has ended because it was deleted takes its output along.
+    cluster.until("it is read", |state| state.read.contains(&pod).then_some(())).await;
     work.stop.ask(Duration::from_secs(20));
     let end = work.end().await;
     let expected = "stopped: ended by TERM within a grace of 20s\nbye";

@@ -67,6 +67,8 @@ pub struct State {
     /// How often each was, by verb and name.
     pub counts: BTreeMap<String, usize>,
     pub logs: BTreeMap<String, Vec<u8>>,
+    /// Pods of whose output somebody has read something.
+    pub read: BTreeSet<String>,
     /// When the Jobs began, on the controller's own clock.
     pub begun: BTreeMap<String, Instant>,
     pub on_term: OnTerm,
@@ -107,6 +109,7 @@ impl Cluster {
             calls: BTreeSet::new(),
             counts: BTreeMap::new(),
             logs: BTreeMap::new(),
+            read: BTreeSet::new(),
             begun: BTreeMap::new(),
             on_term: OnTerm::Ends(143),
             weather: Weather::Fair,

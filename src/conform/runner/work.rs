@@ -71,12 +71,15 @@ pub async fn over(scene: &mut Scene) -> Told {
     scene.begin().await?;
     let task = scene.assign("over", Work::of_beats(1));
     scene.end(&task, SOON).await?;
-    scene.dispatcher.send_once(task.message.clone());
-    // It takes what is there in the order it was sent.
-    let next = scene.assign("next", Work::of_beats(1));
-    scene.end(&next, SOON).await?;
+    // At once, and when it knows that its report was taken: a later one came after it.
+    for other in ["next", "last"] {
+        scene.dispatcher.send_once(task.message.clone());
+        // It takes what is there in the order it was sent.
+        let other = scene.assign(other, Work::of_beats(1));
+        scene.end(&other, SOON).await?;
+    }
     scene.is_not_started(&task, 1, "it has ended under this token").await?;
-    Ok("sent again after its end, not started again".to_owned())
+    Ok("sent twice more after its end, not started again".to_owned())
 }
 
 pub async fn stale(scene: &mut Scene) -> Told {
