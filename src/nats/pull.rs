@@ -26,6 +26,8 @@ const SLACK: Duration = Duration::from_secs(1);
 const CHUNK: usize = 256;
 /// The most bytes of one pull: beyond the largest message, so that none is too large for a pull.
 const BYTES: usize = 2 << 20;
+/// How a server says that a pull has brought as much as it may: no failure, though the client calls it one.
+const FULL: [&str; 2] = ["Message Size Exceeds MaxBytes", "Batch Completed"];
 /// The pause after a pull that failed; it doubles up to the longest.
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
@@ -207,8 +209,12 @@ impl Source {
                 () = &mut too_late => return Err("a pull was not answered".to_owned()),
             };
             self.pulse.begin();
-            let Some(first) = first else { return Ok(()) };
-            let mut chunk = vec![first.map_err(|why| why.to_string())?];
+            let mut chunk = match first.transpose().map_err(|why| why.to_string()) {
+                Ok(Some(first)) => vec![first],
+                Ok(None) => return Ok(()),
+                Err(why) if FULL.iter().any(|full| why.contains(full)) => return Ok(()),
+                Err(why) => return Err(why),
+            };
             let mut over = false;
             while chunk.len() < CHUNK && !over {
                 match batch.next().now_or_never() {

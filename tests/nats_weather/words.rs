@@ -86,6 +86,26 @@ async fn reports_that_come_twice_and_in_any_order_count_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_has_brought_as_many_bytes_as_it_may_is_no_failure() {
+    let broker = Broker::start();
+    let scene = Scene::new();
+    let replica = scene.replica(&broker.url());
+    replica.leads().await;
+    let connection = connect(&broker.url()).await;
+    let mut tasks = scene.tasks("t", 240);
+    for task in &mut tasks {
+        task["spec"]["env"] = json!({"FILLING": "x".repeat(30 << 10)});
+    }
+    for pack in tasks.chunks(3) {
+        publish(&connection.jetstream, JOBS, &json!({"tasks": pack})).await;
+    }
+    for id in ids(&tasks) {
+        replica.has(&id, "pending").await;
+    }
+    assert!(!replica.log().contains("pull failed"), "{}", replica.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_can_read_is_kept_with_the_reason_and_blocks_nothing() {
     let broker = Broker::start();
     let scene = Scene::new();
