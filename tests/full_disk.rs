@@ -65,6 +65,8 @@ fn a_runner_whose_disk_is_full_ends_with_its_work_and_goes_on_when_there_is_room
         // A write that goes too far is to fail, as on a full disk, and not to end the process.
         let mut shell = std::process::Command::new("sh");
         shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(longshore.get_program());
+        // Without any setting of whoever runs the tests, as that command is.
+        longshore.get_envs().for_each(|(name, _)| _ = shell.env_remove(name));
         shell.args(["runner", "--id", "r1", "--cpu", "2", "--url", &server.url, "--data"]);
         shell.arg(dir.path().join("r1")).stderr(File::create(&said).expect("the directory can be written"));
         Process::start(&mut shell)
