@@ -12,15 +12,8 @@ use rustc_hash::FxHashMap;
 
 use super::backlog::{Place, Rank, Tier};
 use super::numbered::{Number, Numbered};
+use super::seekers::{Seeker, Seekers};
 use crate::model::{ArtifactId, Holding, RunnerId};
-
-/// A pending task that wants an artifact: on which line of the ladder, how near its holders are, and its rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Seeker {
-    pub tier: Tier,
-    pub line: Number,
-    pub rank: Rank,
-}
 
 /// Tasks of one line that want the same artifact in the same way: they fit on the same of its holders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +27,7 @@ pub(super) struct Group {
 struct Entry {
     /// The runners that hold it, in the order of their numbers.
     holders: Vec<Number>,
-    seekers: BTreeSet<Seeker>,
+    seekers: Seekers,
 }
 
 /// What is known of one runner.
@@ -127,7 +120,7 @@ impl ArtifactIndex {
 
     /// Takes in that the task seeks it no more.
     pub(super) fn unseek(&mut self, number: Number, seeker: Seeker) {
-        self.entries.get_mut(number).seekers.remove(&seeker);
+        self.entries.get_mut(number).seekers.remove(seeker);
         self.drop_if_unused(number);
     }
 
@@ -207,27 +200,26 @@ impl ArtifactIndex {
         let Group { artifact, tier, line } = group;
         let at = |rank| Seeker { tier, line, rank };
         let from = after.map_or(Included(at(Rank::FIRST)), |after| Excluded(at(after)));
-        let seekers = &self.entries.get(artifact).seekers;
-        let found = seekers.range((from, Unbounded)).next()?;
+        let found = self.entries.get(artifact).seekers.from(from).next()?;
         (found.tier == tier && found.line == line).then_some(found.rank)
     }
 
     /// The ranks of a group, in order.
     pub(super) fn ranks(&self, group: Group) -> impl Iterator<Item = Rank> {
         let Group { artifact, tier, line } = group;
-        let at = |rank| Seeker { tier, line, rank };
-        let seekers = &self.entries.get(artifact).seekers;
-        seekers.range(at(Rank::FIRST)..=at(Rank::LAST)).map(|seeker| seeker.rank)
+        let first = Seeker { tier, line, rank: Rank::FIRST };
+        let seekers = self.entries.get(artifact).seekers.from(Included(first));
+        seekers.take_while(move |seeker| seeker.tier == tier && seeker.line == line).map(|seeker| seeker.rank)
     }
 
     /// The groups that want an artifact, each with its first task's rank.
     pub(super) fn groups_of(&self, artifact: Number) -> Vec<(Group, Rank)> {
         let seekers = &self.entries.get(artifact).seekers;
         let mut found: Vec<(Group, Rank)> = Vec::new();
-        let mut next = seekers.first();
+        let mut next = seekers.iter().next();
         while let Some(Seeker { tier, line, rank }) = next.copied() {
             found.push((Group { artifact, tier, line }, rank));
-            next = seekers.range((Excluded(Seeker { tier, line, rank: Rank::LAST }), Unbounded)).next();
+            next = seekers.from(Excluded(Seeker { tier, line, rank: Rank::LAST })).next();
         }
         found
     }

@@ -6,7 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::input::{Answer, Ticket};
 use super::size;
@@ -77,18 +77,28 @@ impl<'a> Draft<'a> {
     pub fn new(state: &'a mut State, now: Time, budget: TurnBudget, inputs: usize) -> Self {
         state.advance(now);
         let now = state.now();
-        Self {
+        let mut draft = Self {
             now,
             turn: Turn::default(),
-            // Most inputs change a row or two.
-            places: FxHashMap::with_capacity_and_hasher((2 * inputs).min(budget.rows), FxBuildHasher),
+            places: FxHashMap::default(),
             deliver: FxHashSet::default(),
             budget,
             bytes: 0,
             tokens: 0,
             sequence: 0,
             state,
-        }
+        };
+        // Most inputs change a row or two.
+        draft.expect(2 * inputs);
+        draft
+    }
+
+    /// Makes room for so many more changed rows and their facts at once, as far as the budget goes.
+    pub fn expect(&mut self, rows: usize) {
+        let rows = rows.min(self.budget.rows.saturating_sub(self.turn.changes.len()));
+        self.places.reserve(rows);
+        self.turn.changes.reserve(rows);
+        self.turn.facts.reserve(2 * rows);
     }
 
     /// The turn, and the state with it.

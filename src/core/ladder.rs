@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::artifacts::{ArtifactIndex, Seeker};
+use super::artifacts::ArtifactIndex;
 use super::backlog::{LineKey, Rank, Tier};
 use super::numbered::{Number, Numbered};
+use super::seekers::Seeker;
 use crate::model::{ArtifactId, Kind, Task, Time};
 
 /// How far a task has come in its wait.
@@ -64,6 +65,8 @@ pub(super) struct Climber {
     pub step: Step,
     pub line: Number,
     pub rank: Rank,
+    /// Whether the first of what it wants is its output.
+    wants_output: bool,
     /// What it wants on its step: its output, if it names one, then its inputs.
     wants: Box<[Number]>,
 }
@@ -71,8 +74,7 @@ pub(super) struct Climber {
 impl Climber {
     /// What it wants on its step of runners of this nearness.
     pub fn wants(&self, tier: Tier) -> &[Number] {
-        let makes = self.task.artifacts.as_ref().is_some_and(|own| own.output.is_some());
-        let outputs = usize::from(makes && self.step >= Step::Cache);
+        let outputs = usize::from(self.wants_output);
         match tier {
             Tier::Cached => &self.wants[..outputs],
             Tier::Dependency => &self.wants[outputs..],
@@ -122,13 +124,14 @@ impl Ladder {
         }
         let seek = |(name, tier)| artifacts.seek(name, Seeker { tier, line, rank });
         let wants = wanted(task, step).filter_map(seek).collect();
+        let wants_output = wanted(task, step).next().is_some_and(|(_, tier)| tier == Tier::Cached);
         if task.artifacts.is_some() {
             *self.asked_cpu.entry(task.shape.resources.cpu).or_default() += 1;
             if task.kind() == Kind::Build {
                 self.builds.insert(task.sequence);
             }
         }
-        self.climbers.insert(task.sequence, Climber { task: task.clone(), step, line, rank, wants });
+        self.climbers.insert(task.sequence, Climber { task: task.clone(), step, line, rank, wants_output, wants });
     }
 
     /// Takes a task off its step, and says which that was.

@@ -32,19 +32,19 @@ fn is_waited_for(state: &State, shape: &Shape, artifact: Number) -> bool {
 }
 
 /// The wait of a pending task whose time and turn have come; nothing if its queue has no locality.
-pub(super) fn wait_of(state: &State, task: &Task) -> Option<Box<Wait>> {
+pub(super) fn wait_of(state: &State, task: &Task) -> Option<Arc<Wait>> {
     let waits = state.settings.locality.get(&task.shape.queue)?;
     if !task.is_pending() {
         return None;
     }
     let began = state.now();
     if !state.settings.guards.locality {
-        return Some(Box::new(Wait { cache_until: began, deps_until: began }));
+        return Some(Arc::new(Wait { cache_until: began, deps_until: began }));
     }
     let output = task.artifacts.as_ref().and_then(|own| own.output.as_ref());
     let cached = output.is_some_and(|output| is_known(state, &task.shape, output));
     let cache_until = if cached { began + waits.cache_wait } else { began };
-    Some(Box::new(Wait { cache_until, deps_until: cache_until + waits.deps_wait }))
+    Some(Arc::new(Wait { cache_until, deps_until: cache_until + waits.deps_wait }))
 }
 
 /// Begins the waits of tasks whose time has come, as far as the budget goes.
@@ -89,7 +89,7 @@ fn end_first_step(draft: &mut Draft, group: Group) -> bool {
         let mut task = Task::clone(&task);
         if let Some(wait) = &mut task.wait {
             let deps_wait = wait.deps_until.since(wait.cache_until);
-            **wait = Wait { cache_until: draft.now, deps_until: draft.now + deps_wait };
+            *wait = Arc::new(Wait { cache_until: draft.now, deps_until: draft.now + deps_wait });
         }
         draft.put_task_quietly(task);
     }
@@ -108,8 +108,9 @@ pub(super) fn may_have(state: &State, task: &Task, runner: &RunnerId) -> bool {
     }
 }
 
-/// What is to be said of where a task goes, if its queue has locality and it wants anything.
-pub(super) fn found(state: &State, task: &Task, runner: &RunnerId) -> Option<Fact> {
+/// What is to be said of where a task goes, if its queue has locality and it wants anything. The runner was found as one
+/// that is so near: what that says is not looked up again.
+pub(super) fn found(state: &State, task: &Task, runner: &RunnerId, near: Tier) -> Option<Fact> {
     let climber = state.ladder().at(task.sequence)?;
     let own = task.artifacts.as_ref()?;
     let (artifacts, shape) = (&state.artifacts, &task.shape);
@@ -120,8 +121,12 @@ pub(super) fn found(state: &State, task: &Task, runner: &RunnerId) -> Option<Fac
         let elsewhere = wanted.iter().any(|artifact| is_waited_for(state, shape, *artifact));
         if elsewhere { Found::Timeout } else { Found::Miss }
     };
-    let output = own.output.is_some().then(|| found(climber.wants(Tier::Cached)));
+    let output = own.output.is_some().then(|| match near {
+        Tier::Cached => Found::Hit,
+        Tier::Dependency | Tier::Rest => found(climber.wants(Tier::Cached)),
+    });
     let inputs = (!own.inputs.is_empty()).then(|| match climber.step {
+        _ if near == Tier::Dependency => Found::Hit,
         // On the first step it does not seek them yet.
         Step::Unbegun | Step::Cache => {
             found(&own.inputs.iter().filter_map(|input| artifacts.find(input)).collect::<Vec<_>>())

@@ -36,6 +36,7 @@ mod pull;
 mod registration;
 pub mod reservation;
 mod rooms;
+mod seekers;
 pub mod settings;
 pub mod shelves;
 mod shortage;

@@ -82,6 +82,9 @@ pub(super) fn sweep(draft: &mut Draft) {
 
 fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
     let all = wakes.all.is_some() || wakes.runners.len() > FEW_RUNNERS;
+    if wakes.all.is_some() {
+        draft.expect(draft.state.shelves().pending());
+    }
     let mut lines = woken_lines(draft.state, &wakes, all);
     let mut prospects = Prospects::of(draft.state, &wakes);
     let mut heads: Heads = BinaryHeap::with_capacity(lines.len() + prospects.entering.len());
@@ -153,7 +156,7 @@ fn plan_line(
     let Some(task) = draft.state.waiting(&line.key, rank).cloned() else { return Found::NoRoom };
     match find_runner(draft.state, line, &task, woken, witnesses) {
         Some(runner) => {
-            assign(draft, &task, &runner);
+            assign(draft, &task, &runner, Tier::Rest);
             Found::Placed
         }
         None if draft.state.watch.refusals.contains_key(&task.id) => {
@@ -181,7 +184,7 @@ fn plan_prospect(
     };
     let (found, passed) = match runner {
         Some(runner) => {
-            assign(draft, &task, &runner);
+            assign(draft, &task, &runner, place.tier());
             (Found::Placed, None)
         }
         None if draft.state.watch.refusals.contains_key(&task.id) => {
@@ -260,11 +263,12 @@ fn may_take<'a>(
     }
 }
 
-fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId) {
-    if let Some(found) = locality::found(draft.state, task, runner) {
+fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId, near: Tier) {
+    if let Some(found) = locality::found(draft.state, task, runner, near) {
         draft.fact(found);
     }
-    let incarnation = draft.runner(runner).expect("the planner places on known runners").incarnation.clone();
+    let row = draft.state.runner(runner).expect("the planner places on known runners");
+    let incarnation = row.incarnation.clone();
     let request = draft.state.serve_request(runner);
     let token = draft.next_token();
     let mut assigned = Task::clone(task);

@@ -89,7 +89,7 @@ impl Prospects {
     }
 
     fn enter_tasks<'a>(&mut self, state: &State, climbers: impl Iterator<Item = &'a Climber>) {
-        let mut left = Vec::new();
+        let mut left = Vec::with_capacity(2 * climbers.size_hint().0);
         for climber in climbers.filter(|climber| climber.step != Step::Unbegun) {
             for tier in [Tier::Cached, Tier::Dependency] {
                 if !climber.wants(tier).is_empty() && self.is_open(state, climber.line) {

@@ -82,6 +82,11 @@ impl Shelves {
         }
     }
 
+    /// How many tasks are pending.
+    pub(super) fn pending(&self) -> usize {
+        self.places[Shelf::PendingJobs as usize].len() + self.places[Shelf::PendingBuilds as usize].len()
+    }
+
     /// The tasks of a shelf with a place below `before`, the newest first.
     pub fn newest(&self, shelf: Shelf, before: Option<u64>) -> impl Iterator<Item = &Arc<Task>> {
         let end = before.map_or(Bound::Unbounded, Bound::Excluded);
@@ -96,6 +101,12 @@ impl Shelves {
     /// The task of a shelf with this place in the order of admission.
     pub fn at(&self, shelf: Shelf, sequence: u64) -> Option<&Arc<Task>> {
         self.places[shelf as usize].get(&sequence)
+    }
+
+    /// The task with this place in the order of admission that has not ended.
+    pub(super) fn live(&self, sequence: u64) -> Option<&Arc<Task>> {
+        let shelves = [Shelf::Held, Shelf::PendingJobs, Shelf::PendingBuilds];
+        shelves.into_iter().find_map(|shelf| self.at(shelf, sequence))
     }
 
     /// The queues that have tasks which have not ended, with their numbers, in no order.

@@ -131,8 +131,9 @@ pub struct State {
     pub(super) groups: Groups,
     /// Pending tasks whose time has not come.
     pub(super) delayed: BTreeSet<(Time, TaskId)>,
-    /// When a pending task expires, or an unconfirmed assignment is asked back; those of one time in the order of admission.
-    pub(super) deadlines: BTreeSet<(Time, u64, TaskId)>,
+    /// When a pending task expires, or an unconfirmed assignment is asked back, by the task's place in the order of
+    /// admission.
+    pub(super) deadlines: BTreeSet<(Time, u64)>,
     pub(super) ended: BTreeSet<(Time, TaskId)>,
     pub(super) lost: BTreeSet<(Time, RunnerId)>,
     pub(super) shelves: Shelves,
@@ -328,11 +329,7 @@ impl State {
         if let Some(fresh) = Arc::get_mut(&mut task) {
             self.intern.share(fresh);
         }
-        if self.task(task.id.as_str()).is_some_and(|old| old.shape.group != task.shape.group) {
-            // Another task of this id belongs to another group: it leaves that first.
-            self.delete(&Key::Task(task.id.clone()));
-        }
-        let old = self.entries.get_mut(&task.id).and_then(|entry| entry.task.take());
+        let (old, body) = self.replace_task(&task);
         let was_ended = old.as_ref().is_some_and(|old| old.is_ended());
         let turn = self.groups.head(task.shape.group.as_ref());
         let stays = old.as_deref().is_some_and(|old| holds_the_same(old, &task));
@@ -342,9 +339,6 @@ impl State {
         let freed = self.groups.change(old.as_deref(), Some(&task));
         self.bring_in(&task, stays);
         self.shelves.change(old.as_ref(), Some(&task));
-        let entry = self.entries.entry(task.id.clone()).or_default();
-        entry.task = Some(task.clone());
-        let body = entry.body.as_ref().map_or(0, |body| body.len());
         match (was_ended, task.is_ended()) {
             (false, true) => self.counts.body_bytes -= body,
             (true, false) => self.counts.body_bytes += body,
@@ -352,6 +346,20 @@ impl State {
         }
         self.pass_turn(&task, turn);
         self.holding_changed(old.as_deref(), Some(&task), freed);
+    }
+
+    /// Writes a task's row into its entry. Gives back the row it had, and how long its body is.
+    fn replace_task(&mut self, task: &Arc<Task>) -> (Option<Arc<Task>>, usize) {
+        if let Some(Entry { task: old, body }) = self.entries.get_mut(&task.id)
+            && old.as_ref().is_none_or(|old| old.shape.group == task.shape.group)
+        {
+            return (old.replace(task.clone()), body.as_ref().map_or(0, |body| body.len()));
+        }
+        // Another task of this id belongs to another group: it leaves that first.
+        self.delete(&Key::Task(task.id.clone()));
+        let entry = self.entries.entry(task.id.clone()).or_default();
+        entry.task = Some(task.clone());
+        (None, entry.body.as_ref().map_or(0, |body| body.len()))
     }
 
     /// Wakes what a runner gained or lost, or what a group may place elsewhere now that it let a runner go, and
@@ -399,7 +407,7 @@ impl State {
             }
         }
         if let Some(due) = deadline(task) {
-            self.deadlines.remove(&(due, task.sequence, task.id.clone()));
+            self.deadlines.remove(&(due, task.sequence));
         }
         self.leave_family(task);
     }
@@ -433,7 +441,7 @@ impl State {
             }
         }
         if let Some(due) = deadline(task) {
-            self.deadlines.insert((due, task.sequence, task.id.clone()));
+            self.deadlines.insert((due, task.sequence));
         }
         self.join_family(task);
     }

@@ -70,7 +70,7 @@ fn work_off_builds(draft: &mut Draft) {
 
 /// Ends what expired, and asks back what was not confirmed in time.
 fn end_deadlines(draft: &mut Draft) {
-    while let Some((at, _, id)) = draft.state.deadlines.first().cloned() {
+    while let Some((at, sequence)) = draft.state.deadlines.first().copied() {
         if at > draft.now {
             return;
         }
@@ -78,7 +78,8 @@ fn end_deadlines(draft: &mut Draft) {
             draft.more();
             return;
         }
-        let task = draft.task(&id).expect("a deadline names only tasks that are there");
+        let task = draft.state.shelves().live(sequence).cloned();
+        let task = task.expect("only tasks that are there and live have a deadline");
         if task.is_pending() {
             let span = task.limits.expires_in.unwrap_or_default();
             let reason = format!("not placed within {}", crate::model::time::format_span(span));

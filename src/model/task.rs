@@ -39,7 +39,7 @@ pub struct Task {
     pub artifacts: Option<Arc<Artifacts>>,
     /// Its wait for runners that hold something of its own, once that has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wait: Option<Box<Wait>>,
+    pub wait: Option<Arc<Wait>>,
     /// Hash of the submission's content: tells a repeated submission from a conflicting one.
     pub content: Uuid,
     /// Place in the order of admission.

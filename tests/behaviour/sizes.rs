@@ -114,7 +114,7 @@ fn artifacts() -> impl Strategy<Value = Option<Arc<Artifacts>>> {
 
 fn tasks() -> impl Strategy<Value = Task> {
     let wait =
-        (times(), times()).prop_map(|(cache_until, deps_until)| Box::new(Wait { cache_until, deps_until }));
+        (times(), times()).prop_map(|(cache_until, deps_until)| Arc::new(Wait { cache_until, deps_until }));
     let trace = Traceparent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").map(Arc::new);
     let counts = (any::<u32>(), any::<u32>(), any::<u32>());
     let place = (-1000..=1000i32, of(names()), of(any::<u32>()), numbers(), times());

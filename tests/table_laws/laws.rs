@@ -434,7 +434,7 @@ pub(crate) fn task(name: &str) -> Task {
         index: Some(7),
         limits: Arc::new(limits),
         artifacts: Artifacts::of(vec![artifact("in")], Some(artifact("out"))),
-        wait: Some(Box::new(Wait { cache_until: Time(5), deps_until: Time(6) })),
+        wait: Some(Arc::new(Wait { cache_until: Time(5), deps_until: Time(6) })),
         content: Uuid::from_u128(77),
         sequence: 12,
         submitted: Time(4),

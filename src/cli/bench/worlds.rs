@@ -68,7 +68,7 @@ pub fn local_state(world: World, waiting: bool) -> State {
             task(name("task", number), number, shapes[number % LOCAL_SHAPES].clone(), limits.clone());
         let inputs = (1..4).map(|input| artifact(number * 31 + input)).collect();
         task.artifacts = Artifacts::of(inputs, Some(artifact(number)));
-        task.wait = Some(Box::new(Wait { cache_until: Time(0), deps_until: Time(u64::MAX) }));
+        task.wait = Some(Arc::new(Wait { cache_until: Time(0), deps_until: Time(u64::MAX) }));
         state.put(Row::Task(Arc::new(task)));
     }
     state
