@@ -164,7 +164,7 @@ fn ask_back(draft: &mut Draft, task: &Task, reason: &str) {
     if held.stop.is_some() {
         return;
     }
-    held.stop = Some(Stop { cause: StopCause::HandBack, reason: reason.into(), at: draft.now });
+    held.stop = Some(Box::new(Stop { cause: StopCause::HandBack, reason: reason.into(), at: draft.now }));
     let (runner, token) = (held.runner.clone(), held.token);
     draft.fact(Fact::StopAsked { id: task.id.clone(), runner: runner.clone(), token, reason: reason.into() });
     draft.put_task_quietly(asked);

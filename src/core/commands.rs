@@ -66,7 +66,7 @@ pub(super) fn ask_to_cancel(draft: &mut Draft, task: &Arc<Task>, reason: &Arc<st
     if held.stop.as_ref().is_some_and(|stop| stop.cause == StopCause::Cancelled) {
         return Commanded::Unchanged;
     }
-    held.stop = Some(Stop { cause: StopCause::Cancelled, reason: reason.clone(), at: draft.now });
+    held.stop = Some(Box::new(Stop { cause: StopCause::Cancelled, reason: reason.clone(), at: draft.now }));
     let (runner, token) = (held.runner.clone(), held.token);
     let said = Fact::StopAsked { id: task.id.clone(), runner: runner.clone(), token, reason: reason.clone() };
     draft.fact(said);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::artifacts::ArtifactIndex;
 use super::backlog::{LineKey, Rank, Tier};
@@ -68,7 +69,7 @@ pub(super) struct Climber {
     /// Whether the first of what it wants is its output.
     wants_output: bool,
     /// What it wants on its step: its output, if it names one, then its inputs.
-    wants: Box<[Number]>,
+    wants: SmallVec<[Number; 4]>,
 }
 
 impl Climber {
@@ -131,7 +132,8 @@ impl Ladder {
                 self.builds.insert(task.sequence);
             }
         }
-        self.climbers.insert(task.sequence, Climber { task: task.clone(), step, line, rank, wants_output, wants });
+        self.climbers
+            .insert(task.sequence, Climber { task: task.clone(), step, line, rank, wants_output, wants });
     }
 
     /// Takes a task off its step, and says which that was.

@@ -276,7 +276,7 @@ pub(super) fn ask_back(draft: &mut Draft, task: &Arc<Task>) {
     let TaskState::Assigned(held) = &mut asked.state else { return };
     let waited = crate::model::time::format_span(draft.state.settings.assignment_deadline);
     let reason: Arc<str> = format!("{} did not confirm it within {waited}", held.runner).into();
-    held.stop = Some(Stop { cause: StopCause::AskedBack, reason: reason.clone(), at: draft.now });
+    held.stop = Some(Box::new(Stop { cause: StopCause::AskedBack, reason: reason.clone(), at: draft.now }));
     let (runner, token) = (held.runner.clone(), held.token);
     draft.fact(Fact::StopAsked { id: task.id.clone(), runner: runner.clone(), token, reason });
     draft.put_task_quietly(asked);

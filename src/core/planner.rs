@@ -282,7 +282,7 @@ fn assign(draft: &mut Draft, task: &Arc<Task>, runner: &RunnerId, near: Tier) {
         confirmed: false,
         started: None,
         stop: None,
-        pulled: request.as_ref().map(|open| open.puller.clone()),
+        pulled: request.as_ref().map(|open| Box::new(open.puller.clone())),
     }));
     let given = request.map(|open| (open, Task::clone(&assigned)));
     draft.put_task(assigned);

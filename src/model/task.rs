@@ -139,10 +139,10 @@ pub struct Assignment {
     pub started: Option<Time>,
     /// Set while the runner is asked to stop it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Stop>,
+    pub stop: Option<Box<Stop>>,
     /// Set if it was pulled: it is its puller's until its lease is over, and `deadline` counts for nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pulled: Option<Puller>,
+    pub pulled: Option<Box<Puller>>,
 }
 
 /// A request to stop an attempt, repeated until the runner answers or its lease is over.

@@ -64,8 +64,8 @@ fn limits() -> impl Strategy<Value = Arc<Limits>> {
 fn assignments() -> impl Strategy<Value = Box<Assignment>> {
     let cause =
         prop_oneof![Just(StopCause::Cancelled), Just(StopCause::AskedBack), Just(StopCause::HandBack)];
-    let stop = (cause, texts(), times()).prop_map(|(cause, reason, at)| Stop { cause, reason, at });
-    let pulled = of(names()).prop_map(|name| Puller { name, request: Uuid::max() });
+    let stop = (cause, texts(), times()).prop_map(|(cause, reason, at)| Box::new(Stop { cause, reason, at }));
+    let pulled = of(names()).prop_map(|name| Box::new(Puller { name, request: Uuid::max() }));
     (names(), texts(), tokens(), (times(), times(), of(times())), any::<bool>(), of(stop), of(pulled))
         .prop_map(|(runner, incarnation, token, (assigned, deadline, started), confirmed, stop, pulled)| {
             let (runner, incarnation) = (runner, incarnation);

@@ -47,7 +47,7 @@ impl TaskLeases {
             self.names.insert((held.runner.clone(), name.clone(), task.clone()));
         }
         self.ends.insert((until, task.clone()));
-        let armed = Armed { until, token: held.token, runner: held.runner.clone(), puller };
+        let armed = Armed { until, token: held.token, runner: held.runner.clone(), puller: *puller };
         self.by_task.insert(task.clone(), armed);
     }
 

@@ -60,6 +60,9 @@ impl OpenRequests {
     }
 
     fn oldest(&self, runner: &RunnerId) -> Option<Uuid> {
+        if self.open.is_empty() {
+            return None;
+        }
         let from = (runner.clone(), 0);
         let (place, open) = self.open.range(from..).next()?;
         (place.0 == *runner).then_some(open.puller.request)
