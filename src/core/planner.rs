@@ -82,9 +82,6 @@ pub(super) fn sweep(draft: &mut Draft) {
 
 fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
     let all = wakes.all.is_some() || wakes.runners.len() > FEW_RUNNERS;
-    if wakes.all.is_some() {
-        draft.expect(draft.state.shelves().pending());
-    }
     let mut lines = woken_lines(draft.state, &wakes, all);
     let mut prospects = Prospects::of(draft.state, &wakes);
     let mut heads: Heads = BinaryHeap::with_capacity(lines.len() + prospects.entering.len());
@@ -113,7 +110,13 @@ fn plan_once(draft: &mut Draft, wakes: Wakes) -> u64 {
             }
             Entrant::Prospect(number) => plan_prospect(draft, &mut prospects, place, number, &mut witnesses),
         };
-        placed += u64::from(found == Found::Placed);
+        if found == Found::Placed {
+            if placed == 0 && wakes.all.is_some() {
+                // Where one found room, many may.
+                draft.expect(draft.state.shelves().pending());
+            }
+            placed += 1;
+        }
     }
     placed
 }
