@@ -263,9 +263,8 @@ impl Link for NatsLink {
     }
 
     async fn report(&self, runner: &RunnerId, reports: &[Report]) -> Result<(), LinkError> {
-        // Ends leave once the starts are there; what is of one subject is on its way together.
-        for packs in packs(&self.names, runner, reports).chunk_by(|a, b| a.subject == b.subject) {
-            try_join_all(packs.iter().map(|pack| self.publish(pack))).await?;
+        for together in packs(&self.names, runner, reports) {
+            try_join_all(together.iter().map(|pack| self.publish(pack))).await?;
         }
         Ok(())
     }

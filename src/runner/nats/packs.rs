@@ -3,7 +3,8 @@
 //! Law: the same reports make the same messages with the same ids, so that the stream knows what it has. A build's
 //! start goes before its jobs', its end after theirs, and every attempt's start before its end; beyond that a start
 //! may overtake an end: it says only that its own attempt began. Reports of short tasks would otherwise
-//! alternate, and each be a message of its own.
+//! alternate, and each be a message of its own. None overtakes far: the start of a short task and its end arrive
+//! together, and one turn that takes both writes the task once.
 
 use uuid::Uuid;
 
@@ -13,6 +14,9 @@ use crate::wire::subject::Names;
 
 /// The longest message on NATS, in bytes.
 pub(super) const LONGEST: usize = 256 << 10;
+
+/// Among how many reports the order is changed: the ends of half as many tasks are about what one turn takes.
+const SORTED: usize = 128;
 
 /// What goes into one message, in this order.
 const ORDER: [(Kind, &str); 4] =
@@ -26,18 +30,27 @@ pub(super) struct Pack {
     pub(super) body: Vec<u8>,
 }
 
-/// The messages that say all of `reports`.
-pub(super) fn packs(names: &Names, runner: &RunnerId, reports: &[Report]) -> Vec<Pack> {
-    let mut packs = Vec::new();
-    for (kind, word) in ORDER {
-        let same = reports.iter().filter(|report| report.kind == kind && report.what.as_str() == word);
-        let same: Vec<Report> = same.cloned().collect();
-        if !same.is_empty() {
+/// The messages that say all of `reports`. Those of one list may be on their way together, in order; the next list
+/// leaves once they are there: nothing of a build is told before its start, nor after its end.
+pub(super) fn packs(names: &Names, runner: &RunnerId, reports: &[Report]) -> Vec<Vec<Pack>> {
+    let mut lists: Vec<Vec<Pack>> = Vec::new();
+    let mut before = None;
+    for few in reports.chunks(SORTED) {
+        for (kind, word) in ORDER {
+            let same = few.iter().filter(|report| report.kind == kind && report.what.as_str() == word);
+            let same: Vec<Report> = same.cloned().collect();
+            if same.is_empty() {
+                continue;
+            }
             let subject = names.report(kind, word, runner);
-            pack(&subject, &same, &mut packs);
+            let of = Some((kind == Kind::Build).then_some(word));
+            if std::mem::replace(&mut before, of) != of {
+                lists.push(Vec::new());
+            }
+            pack(&subject, &same, lists.last_mut().expect("one was just begun"));
         }
     }
-    packs
+    lists
 }
 
 /// Halves what is too long. One report alone is far below the limit.
@@ -91,11 +104,13 @@ mod tests {
             })
             .collect();
         let made = packs(&names, &runner, &reports);
-        let subjects: Vec<&str> = made.iter().map(|pack| pack.subject.as_str()).collect();
-        let expected = ["build.start", "job.start", "job.end", "build.end"];
-        assert_eq!(subjects, expected.map(|name| format!("longshore.{name}.r1")));
+        let subjects = |list: &Vec<Pack>| list.iter().map(|pack| pack.subject.clone()).collect::<Vec<_>>();
+        let subjects: Vec<Vec<String>> = made.iter().map(subjects).collect();
+        let of_runner = |name| format!("longshore.{name}.r1");
+        let jobs = vec![of_runner("job.start"), of_runner("job.end")];
+        assert_eq!(subjects, [vec![of_runner("build.start")], jobs, vec![of_runner("build.end")]]);
         let mut read = Vec::new();
-        for pack in &made {
+        for pack in made.iter().flatten() {
             let says = names.reporting(&pack.subject).expect("a report's subject");
             let said = Said { runner: Some(&says.runner), kind: Some(says.kind), report: Some(says.report) };
             read.extend(read_reports(&pack.body, said).expect("it contradicts nothing"));
@@ -103,7 +118,27 @@ mod tests {
         assert_eq!(read.len(), reports.len());
         assert!(reports.iter().all(|report| read.contains(report)));
         assert_eq!(packs(&names, &runner, &reports), made, "the same words have the same ids");
-        assert_eq!(packs(&names, &runner, &[]), []);
+        assert!(packs(&names, &runner, &[]).is_empty());
+    }
+
+    #[test]
+    fn the_ends_of_short_tasks_stand_near_their_starts() {
+        let (names, runner) = (Names::of_pool(DEFAULT_POOL), id("r1"));
+        let said = |index| [None, Some("no")].map(|message| report(Kind::Job, index, message));
+        let reports: Vec<Report> = (0..1_000).flat_map(said).collect();
+        let made = packs(&names, &runner, &reports);
+        let [made] = &made[..] else { panic!("nothing waits for an answer between: {}", made.len()) };
+        let tasks = |pack: &Pack| {
+            let said = Said { runner: Some(&runner), ..Said::default() };
+            let read = read_reports(&pack.body, said).expect("our own words");
+            read.into_iter().map(|report| report.id).collect::<Vec<_>>()
+        };
+        for pair in made.chunks(2) {
+            let [start, end] = pair else { panic!("a start without its end") };
+            assert!(start.subject.contains("start") && end.subject.contains("end"));
+            assert_eq!(tasks(start), tasks(end));
+            assert!(tasks(start).len() <= SORTED / 2);
+        }
     }
 
     #[test]
@@ -111,7 +146,7 @@ mod tests {
         let (names, runner) = (Names::of_pool(DEFAULT_POOL), id("r1"));
         let long = "x".repeat(4_000);
         let reports: Vec<Report> = (0..500).map(|number| report(Kind::Job, number, Some(&long))).collect();
-        let made = packs(&names, &runner, &reports);
+        let made = packs(&names, &runner, &reports).concat();
         assert!(made.len() > 7 && made.iter().all(|pack| pack.body.len() < LONGEST), "{}", made.len());
         let mut ids: Vec<&str> = made.iter().map(|pack| pack.id.as_str()).collect();
         ids.sort_unstable();
