@@ -95,7 +95,9 @@ impl<'a> Draft<'a> {
 
     /// Makes room for so many more changed rows and their facts at once, as far as the budget goes.
     pub fn expect(&mut self, rows: usize) {
-        let rows = rows.min(self.budget.rows.saturating_sub(self.turn.changes.len()));
+        let bytes = self.budget.bytes.saturating_sub(self.bytes);
+        let left = self.budget.rows.saturating_sub(self.turn.changes.len()).min(bytes / size::TASK);
+        let rows = rows.min(left);
         self.places.reserve(rows);
         self.turn.changes.reserve(rows);
         self.turn.facts.reserve(2 * rows);

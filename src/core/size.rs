@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 /// A row of a task besides its names and what only some tasks have.
-const TASK: usize = 360;
+pub(super) const TASK: usize = 360;
 /// An attempt, or an end, besides its names.
 const ATTEMPT: usize = 250;
 /// Limits besides the number of attempts, and places within a group or among priorities.

@@ -48,7 +48,7 @@ use crate::ports::{Budget, Commit, Follow, Load, Table, TableError};
 use crate::wire::subject::Names;
 
 /// What one turn may have, so that it is one message with room to spare.
-const BUDGET: Budget = Budget { rows: 4_000, bytes: 400 << 10 };
+const BUDGET: Budget = Budget { rows: 4_000, bytes: 512 << 10 };
 /// What a message has besides the turn itself, in bytes.
 const ENVELOPE: usize = 4 << 10;
 /// How long a replicated bucket must say that it ends before what was seen until that is believed: longer than a
