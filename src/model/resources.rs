@@ -140,8 +140,10 @@ pub fn parse_cpu(text: &str) -> Result<u64, String> {
         return Err(EXPECTED.to_owned());
     }
     let whole: u64 = whole.parse().map_err(|_| EXPECTED.to_owned())?;
-    let fraction: u64 = format!("{fraction:0<3}").parse().map_err(|_| EXPECTED.to_owned())?;
-    whole.checked_mul(1000).map(|whole| whole + fraction).ok_or_else(|| "is too large".to_owned())
+    let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(3);
+    let fraction = digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let milli = whole.checked_mul(1000).and_then(|whole| whole.checked_add(fraction));
+    milli.ok_or_else(|| "is too large".to_owned())
 }
 
 /// Reads an amount of memory: bytes, or a whole number with a unit (`"512MiB"`, `"2GiB"`, `"2GB"`).
@@ -175,7 +177,10 @@ mod tests {
         assert_eq!(parse_cpu("2"), Ok(2000));
         assert_eq!(parse_cpu("0.5"), Ok(500));
         assert_eq!(parse_cpu("500m"), Ok(500));
+        assert_eq!(parse_cpu("1.25"), Ok(1250));
         assert!(parse_cpu("0.0005").is_err());
+        assert_eq!(parse_cpu("18446744073709551.615"), Ok(u64::MAX));
+        assert!(parse_cpu("18446744073709551.616").is_err());
         assert!(parse_cpu("-1").is_err());
         assert_eq!(parse_memory("2GiB"), Ok(2 << 30));
         assert_eq!(parse_memory("2GB"), Ok(2_000_000_000));

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::fields::{Fields, Required, json};
 use super::json::Json;
@@ -74,20 +74,31 @@ struct HistoryJson<'a> {
 struct TurnJson<'a> {
     turn: u64,
     at: &'a str,
-    events: Vec<FactJson<'a>>,
+    events: EventsJson<'a>,
+}
+
+/// The facts of a turn decided `at`, which is `text` in RFC 3339: most of them are of that moment.
+struct EventsJson<'a> {
+    at: Time,
+    text: &'a str,
+    facts: &'a [Fact],
 }
 
 impl<'a> TurnJson<'a> {
-    /// A turn decided `at`, which is `text` in RFC 3339: most of its facts are of that moment.
     fn of(turn: u64, at: Time, text: &'a str, facts: &'a [Fact]) -> Self {
-        let event = |fact: &'a Fact| match fact {
+        Self { turn, at: text, events: EventsJson { at, text, facts } }
+    }
+}
+
+impl Serialize for EventsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.facts.iter().map(|fact| match fact {
             Fact::Task(event) => {
-                let at = if event.at == at { text.into() } else { event.at.rfc3339().into() };
+                let at = if event.at == self.at { self.text.into() } else { event.at.rfc3339().into() };
                 FactJson::Task(LifecycleJson::of(event, at, Some("task")))
             }
             other => FactJson::Other(other),
-        };
-        Self { turn, at: text, events: facts.iter().map(event).collect() }
+        }))
     }
 }
 

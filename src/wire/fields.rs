@@ -35,6 +35,8 @@ pub struct Fields<'a> {
 enum Path {
     /// It is the payload.
     Payload,
+    /// A field of the payload.
+    Field(&'static str),
     At(Arc<str>),
     /// A place in a list that stands there.
     In(Arc<str>, usize),
@@ -49,6 +51,7 @@ impl Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Path::Payload => Ok(()),
+            Path::Field(name) => f.write_str(name),
             Path::At(path) => f.write_str(path),
             Path::In(list, place) => write!(f, "{list}[{place}]"),
         }
@@ -181,8 +184,13 @@ impl<'a> Fields<'a> {
     }
 
     /// An object within this one.
-    pub fn object(&self, name: &str) -> Result<Option<Fields<'a>>, Malformed> {
-        self.get(name).map(|value| Fields::at(value, Path::At(self.path(name).into()))).transpose()
+    pub fn object(&self, name: &'static str) -> Result<Option<Fields<'a>>, Malformed> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let path = match self.path {
+            Path::Payload => Path::Field(name),
+            _ => Path::At(self.path(name).into()),
+        };
+        Fields::at(value, path).map(Some)
     }
 
     /// A list of at most `most` values; an absent one is empty.
@@ -195,9 +203,13 @@ impl<'a> Fields<'a> {
 
     /// A list of at most `most` objects; an absent one is empty.
     pub fn objects(&self, name: &str, most: usize) -> Result<Vec<Fields<'a>>, Malformed> {
-        let list = self.list(name, most)?.iter().enumerate();
+        let list = self.list(name, most)?;
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
         let path: Arc<str> = self.path(name).into();
-        list.map(|(place, value)| Fields::at(value, Path::In(path.clone(), place))).collect()
+        let objects = list.iter().enumerate();
+        objects.map(|(place, value)| Fields::at(value, Path::In(path.clone(), place))).collect()
     }
 
     /// A list of names.
@@ -217,7 +229,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Short texts by name: labels.
-    pub fn labels(&self, name: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, Malformed> {
+    pub fn labels(&self, name: &'static str) -> Result<BTreeMap<Arc<str>, Arc<str>>, Malformed> {
         let Some(labels) = self.object(name)? else { return Ok(BTreeMap::new()) };
         self.bounded(name, labels.object.len(), MOST_ENTRIES)?;
         labels
@@ -235,7 +247,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Amounts by name. What is not named is 0; `None` if the field is absent or null.
-    pub fn resources(&self, name: &str) -> Result<Option<Resources>, Malformed> {
+    pub fn resources(&self, name: &'static str) -> Result<Option<Resources>, Malformed> {
         let Some(amounts) = self.object(name)? else { return Ok(None) };
         self.bounded(name, amounts.object.len(), MOST_ENTRIES)?;
         let mut read = Resources { cpu: amounts.cpu("cpu")?.unwrap_or(0), ..Resources::default() };
@@ -268,7 +280,10 @@ impl<'a> Fields<'a> {
     /// An amount of memory, in bytes: a number of bytes, or `"2GiB"`.
     pub fn memory(&self, name: &str) -> Result<Option<u64>, Malformed> {
         let read = |value: &Json<'_>| match value {
-            Json::Number(number) => resources::parse_memory(&number.to_string()),
+            Json::Number(number) => match number.as_u64() {
+                Some(bytes) => Ok(bytes),
+                None => resources::parse_memory(&number.to_string()),
+            },
             Json::Text(text) => resources::parse_memory(text),
             _ => Err("expected bytes, or a text like \"512MiB\"".to_owned()),
         };

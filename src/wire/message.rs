@@ -231,11 +231,11 @@ pub(super) fn held_json(held: &[Held]) -> Vec<HeldJson<'_>> {
 }
 
 /// Reads `job` or `build`.
-pub(super) fn kind_of(path: &str, value: &Json<'_>) -> Result<Kind, Malformed> {
+pub(super) fn kind_of(fields: &Fields<'_>, name: &str, value: &Json<'_>) -> Result<Kind, Malformed> {
     match value.as_str() {
         Some("job") => Ok(Kind::Job),
         Some("build") => Ok(Kind::Build),
-        _ => Err(Malformed::value(path, value, "expected \"job\" or \"build\"")),
+        _ => Err(fields.refuse(name, value, "expected \"job\" or \"build\"")),
     }
 }
 
@@ -286,7 +286,7 @@ fn read_report(fields: &Fields<'_>, said: Said<'_>) -> Result<Report, Malformed>
 
 fn reported_kind(fields: &Fields<'_>, said: Option<Kind>) -> Result<Kind, Malformed> {
     let Some(value) = fields.get("kind") else { return Ok(said.unwrap_or(Kind::Job)) };
-    let kind = kind_of(&fields.path("kind"), value)?;
+    let kind = kind_of(fields, "kind", value)?;
     match said {
         Some(said) if said != kind => {
             let why = format!("the subject says {said}; send the same or leave it out");

@@ -290,7 +290,7 @@ pub fn read_pulled(body: &[u8]) -> Result<Pulled, Malformed> {
     Ok(match fields.text("answer").required(&fields, "answer")? {
         "given" => Pulled::Given(Box::new(Given {
             lease: fields.parsed("lease").required(&fields, "lease")?,
-            kind: fields.get("kind").map_or(Ok(Kind::Job), |kind| kind_of("kind", kind))?,
+            kind: fields.get("kind").map_or(Ok(Kind::Job), |kind| kind_of(&fields, "kind", kind))?,
             queue: fields.id("queue").required(&fields, "queue")?,
             attempt: fields.count("attempt", 0, u32::MAX)?.unwrap_or_default(),
             runs: fields.span("runs").required(&fields, "runs")?,

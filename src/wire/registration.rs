@@ -142,7 +142,7 @@ fn read_offer(fields: &Fields<'_>) -> Result<Offer, Malformed> {
 pub(super) fn read_kinds(fields: &Fields<'_>) -> Result<BTreeSet<Kind>, Malformed> {
     let Some(value) = fields.get("kinds") else { return Ok(BTreeSet::from([Kind::Job, Kind::Build])) };
     let kinds: Result<BTreeSet<Kind>, Malformed> =
-        fields.list("kinds", 2)?.iter().map(|kind| message::kind_of("kinds", kind)).collect();
+        fields.list("kinds", 2)?.iter().map(|kind| message::kind_of(fields, "kinds", kind)).collect();
     match kinds? {
         none if none.is_empty() => Err(fields.refuse("kinds", value, "names no kind; leave it out for both")),
         kinds => Ok(kinds),

@@ -8,7 +8,7 @@
 //! Comes before: admission. Reads no state: whether a task fits anywhere is not asked here.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -172,7 +172,7 @@ fn read_traced(
     let fields = Fields::of_payload(&value)?;
     let id = fields.id("id").required(&fields, "id")?;
     let kind = match fields.get("kind") {
-        Some(kind) => message::kind_of("kind", kind)?,
+        Some(kind) => message::kind_of(&fields, "kind", kind)?,
         None => default_kind,
     };
     let tenant = fields.id("tenant")?.unwrap_or_else(default_name);
@@ -220,9 +220,11 @@ fn read_one<'a>(
     outside: &'a Outside,
     settings: &Settings,
 ) -> Result<Arc<NewTask>, Refused> {
-    let id = value.as_object().and_then(|task| task.get("id"));
-    let id = id.and_then(Json::as_str).map(|id| id.chars().take(Id::MAX).collect());
-    let refused = |malformed| Refused { line, id, malformed };
+    let id = value.as_object().and_then(|task| task.get("id")).cloned();
+    let refused = |malformed| {
+        let id = id.as_ref().and_then(Json::as_str).map(|id| id.chars().take(Id::MAX).collect());
+        Refused { line, id, malformed }
+    };
     match fill_in(&mut value, outside) {
         Ok(()) => read_traced(value, outside.kind, outside.traceparent, settings).map_err(refused),
         Err(malformed) => Err(refused(malformed)),
@@ -465,5 +467,6 @@ fn text_of(value: &impl serde::Serialize) -> String {
 }
 
 fn default_name() -> Id {
-    Id::parse(DEFAULT).expect("a legal name")
+    static NAME: LazyLock<Id> = LazyLock::new(|| Id::parse(DEFAULT).expect("a legal name"));
+    NAME.clone()
 }
