@@ -134,7 +134,8 @@ pub struct State {
     /// When a pending task expires, or an unconfirmed assignment is asked back, by the task's place in the order of
     /// admission.
     pub(super) deadlines: BTreeSet<(Time, u64)>,
-    pub(super) ended: BTreeSet<(Time, TaskId)>,
+    /// By when they ended, and the place in the order of admission.
+    pub(super) ended: BTreeMap<(Time, u64), TaskId>,
     pub(super) lost: BTreeSet<(Time, RunnerId)>,
     pub(super) shelves: Shelves,
     pub(super) artifacts: ArtifactIndex,
@@ -174,7 +175,7 @@ impl State {
             groups,
             delayed: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            ended: BTreeSet::new(),
+            ended: BTreeMap::new(),
             lost: BTreeSet::new(),
             shelves: Shelves::default(),
             artifacts: ArtifactIndex::default(),
@@ -402,7 +403,7 @@ impl State {
                 }
             }
             TaskState::Ended(ending) => {
-                self.ended.remove(&(ending.ended, task.id.clone()));
+                self.ended.remove(&(ending.ended, task.sequence));
                 self.counts.ended -= 1;
             }
         }
@@ -436,7 +437,7 @@ impl State {
                 }
             }
             TaskState::Ended(ending) => {
-                self.ended.insert((ending.ended, task.id.clone()));
+                self.ended.insert((ending.ended, task.sequence), task.id.clone());
                 self.counts.ended += 1;
             }
         }

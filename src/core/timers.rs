@@ -150,7 +150,7 @@ fn forget_ended(draft: &mut Draft) {
         .ended
         .iter()
         .enumerate()
-        .take_while(|(place, (at, _))| *place < excess || old(*at))
+        .take_while(|(place, ((at, _), _))| *place < excess || old(*at))
         .map(|(_, (_, id))| id.clone())
         .filter(|id| !draft.state.families.has_live(id))
         .take(FORGET_AT_ONCE)
@@ -193,7 +193,7 @@ impl State {
             self.delayed.first().map(|(at, _)| *at),
             self.ladder.next_end().map(|(at, _)| at),
             self.deadlines.first().map(|(at, ..)| *at),
-            self.ended.first().map(|(at, _)| *at + settings.keep_ended),
+            self.ended.keys().next().map(|(at, _)| *at + settings.keep_ended),
             self.lost.first().map(|(at, _)| *at + settings.class_memory),
             class,
             self.watch.lease_ends.first().map(|(at, _)| *at),

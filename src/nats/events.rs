@@ -53,13 +53,16 @@ pub(super) fn start(duties: &mut JoinSet<()>, context: &Arc<Context>, stop: &Can
 /// Tells what happened in a turn to whoever listens.
 async fn tell(context: &Context, listeners: &mut Listeners, turn: &TurnRecord) {
     let traces = traces(turn);
-    let mut subjects: FxHashMap<(Kind, LifecycleState, &QueueId), String> = FxHashMap::default();
+    // Nothing once nobody hears it.
+    let mut subjects: FxHashMap<(Kind, LifecycleState, &QueueId), Option<String>> = FxHashMap::default();
     for fact in &turn.facts {
         let Fact::Task(event) = fact else { continue };
-        let subject = subjects
+        let heard = subjects
             .entry((event.kind, event.state, &event.queue))
-            .or_insert_with(|| context.names.event(event.kind, event.state, &event.queue));
+            .or_insert_with(|| Some(context.names.event(event.kind, event.state, &event.queue)));
+        let Some(subject) = heard else { continue };
         if listeners.nobody_hears(subject).await {
+            *heard = None;
             continue;
         }
         let mut headers = headers(context, event);
