@@ -99,6 +99,10 @@ impl Keep {
         }
     }
 
+    fn forgets(&self) -> Option<u64> {
+        if let Keep::Forget { through } = self { Some(*through) } else { None }
+    }
+
     pub(super) fn is_start(&self) -> bool {
         matches!(self, Keep::Report { report, .. } if !matches!(report.what, Reported::End(_)))
     }
@@ -131,29 +135,27 @@ impl Outbox {
         self.try_write(batch).map_err(|why| broken("write", &self.path, why))
     }
 
+    /// Opens the tables that something is written to: each costs a little, and a runner of short tasks writes often.
     fn try_write(&self, batch: &[Keep]) -> Result<(), redb::Error> {
-        if !batch.is_empty() && batch.iter().all(Keep::is_start) {
+        if batch.iter().all(Keep::is_start) {
             return Ok(());
         }
         let mut transaction = self.database.begin_write()?;
         if !batch.iter().any(Keep::matters) {
             transaction.set_durability(Durability::None)?;
         }
-        {
-            let mut reports = transaction.open_table(REPORTS)?;
+        if let Some((last, lines)) = ends(batch) {
+            transaction.open_table(REPORTS)?.insert(last, lines.as_slice())?;
+        }
+        if let Some(through) = batch.iter().filter_map(Keep::forgets).max() {
+            transaction.open_table(REPORTS)?.retain_in(..=through, |_, _| false)?;
+            transaction.open_table(TAKEN)?.insert(0, through)?;
+        }
+        if batch.iter().any(|keep| matches!(keep, Keep::Running(..) | Keep::Begun(_) | Keep::Gone(_))) {
             let mut running = transaction.open_table(RUNNING)?;
             let mut begun = transaction.open_table(BEGUN)?;
-            let mut seen = transaction.open_table(SEEN)?;
-            if let Some((last, lines)) = ends(batch) {
-                reports.insert(last, lines.as_slice())?;
-            }
             for keep in batch {
                 match keep {
-                    Keep::Report { .. } => {}
-                    Keep::Forget { through } => {
-                        reports.retain_in(..=*through, |_, _| false)?;
-                        transaction.open_table(TAKEN)?.insert(0, through)?;
-                    }
                     Keep::Running(held, group) => {
                         running.insert(key(held).as_str(), (group.id, group.started))?;
                     }
@@ -165,19 +167,21 @@ impl Outbox {
                         running.remove(key(held).as_str())?;
                         begun.remove(key(held).as_str())?;
                     }
-                    Keep::Seen(last) => {
-                        let (high, low) = last.table.as_u64_pair();
-                        seen.insert(0, (high, low, last.turn))?;
-                    }
+                    Keep::Report { .. } | Keep::Forget { .. } | Keep::Seen(_) => {}
                 }
             }
+        }
+        let seen =
+            batch.iter().filter_map(|keep| if let Keep::Seen(seen) = keep { Some(seen) } else { None });
+        if let Some(last) = seen.last() {
+            let (high, low) = last.table.as_u64_pair();
+            transaction.open_table(SEEN)?.insert(0, (high, low, last.turn))?;
         }
         Ok(transaction.commit()?)
     }
 
     fn read(&self) -> Result<Left, redb::Error> {
-        // Made first, so that a new file has all tables.
-        self.try_write(&[])?;
+        // For writing, so that a new file gets its tables.
         let transaction = self.database.begin_write()?;
         let mut left = Left::default();
         {

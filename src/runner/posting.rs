@@ -3,6 +3,8 @@
 //! Law: what must not be lost is in the outbox before it is sent, and nothing overtakes anything: a start waits for the
 //! disk only behind what does. Both duties run beside the session's loop, so that neither a slow disk nor a slow
 //! dispatcher can keep work from ending in time.
+//!
+//! What may be lost, that a report was taken above all, is written together with what may not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub(super) async fn keep(
     post: UnboundedSender<(u64, Report)>,
 ) -> Result<(), OutboxError> {
     let mut batch = Vec::new();
+    // What is not worth a write of its own.
+    let mut aside: Vec<Keep> = Vec::new();
     let pass_on = |keep| {
         if let Keep::Report { number, report } = keep {
             // The poster ends only after this does.
@@ -37,16 +41,27 @@ pub(super) async fn keep(
         }
     };
     while given.recv_many(&mut batch, BATCH).await > 0 {
-        let (outbox, kept) = (outbox.clone(), std::mem::take(&mut batch));
+        let kept = std::mem::take(&mut batch);
         // All starts or none: a few that go ahead alone would keep the rest waiting for their answer.
         let waits_from = kept.iter().position(Keep::matters).unwrap_or(kept.len());
         let waits_from = if kept[waits_from..].iter().any(Keep::is_start) { 0 } else { waits_from };
         kept[..waits_from].iter().cloned().for_each(pass_on);
-        let written = tokio::task::spawn_blocking(move || outbox.write(&kept).map(|()| kept));
-        let written = written.await.expect("writing the outbox does not panic")?;
+        let waits_from = aside.len() + waits_from;
+        aside.extend(kept);
+        if !aside.iter().any(Keep::matters) && aside.len() < BATCH {
+            aside.retain(|keep| !keep.is_start());
+            continue;
+        }
+        let written = write(&outbox, std::mem::take(&mut aside)).await?;
         written.into_iter().skip(waits_from).for_each(pass_on);
     }
-    Ok(())
+    write(&outbox, aside).await.map(drop)
+}
+
+async fn write(outbox: &Arc<Outbox>, kept: Vec<Keep>) -> Result<Vec<Keep>, OutboxError> {
+    let outbox = outbox.clone();
+    let written = tokio::task::spawn_blocking(move || outbox.write(&kept).map(|()| kept));
+    written.await.expect("writing the outbox does not panic")
 }
 
 /// Sends reports in packs, one request at a time. Ends when nobody gives any more and all are taken.
@@ -140,5 +155,34 @@ mod tests {
         assert_eq!(posted.recv().await.map(|(number, _)| number), Some(2));
         drop(give);
         keeping.await.expect("it does not panic").expect("all is kept");
+    }
+
+    #[tokio::test]
+    async fn that_a_report_was_taken_is_written_with_the_next_that_matters_or_at_the_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (outbox, _) = Outbox::open(directory.path()).expect("an outbox");
+        let outbox = Arc::new(outbox);
+        let (give, given) = unbounded_channel();
+        let (post, mut posted) = unbounded_channel();
+        let keeping = tokio::spawn(keep(outbox.clone(), given, post));
+        let failed =
+            End { outcome: AttemptOutcome::Failed, exit_code: None, message: None, artifacts: vec![] };
+        for number in [1, 2] {
+            let report = report(Reported::End(failed.clone()));
+            give.send(Keep::Report { number, report }).expect("somebody keeps");
+            assert_eq!(posted.recv().await.map(|(number, _)| number), Some(number));
+        }
+        let disk = outbox.hold_writes();
+        give.send(Keep::Forget { through: 1 }).expect("somebody keeps");
+        tokio::task::yield_now().await;
+        give.send(Keep::Report { number: 3, report: report(Reported::Start) }).expect("somebody keeps");
+        assert_eq!(posted.recv().await.map(|(number, _)| number), Some(3), "no write was begun");
+        disk.abort().expect("it held nothing");
+        drop(give);
+        keeping.await.expect("it does not panic").expect("all is kept");
+        drop(outbox);
+        let (_, left) = Outbox::open(directory.path()).expect("an outbox");
+        let left: Vec<u64> = left.restored.reports.iter().map(|(number, _)| *number).collect();
+        assert_eq!(left, [2]);
     }
 }
