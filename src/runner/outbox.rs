@@ -103,6 +103,10 @@ impl Keep {
         if let Keep::Forget { through } = self { Some(*through) } else { None }
     }
 
+    fn seen(&self) -> Option<&LastSeen> {
+        if let Keep::Seen(seen) = self { Some(seen) } else { None }
+    }
+
     pub(super) fn is_start(&self) -> bool {
         matches!(self, Keep::Report { report, .. } if !matches!(report.what, Reported::End(_)))
     }
@@ -171,9 +175,7 @@ impl Outbox {
                 }
             }
         }
-        let seen =
-            batch.iter().filter_map(|keep| if let Keep::Seen(seen) = keep { Some(seen) } else { None });
-        if let Some(last) = seen.last() {
+        if let Some(last) = batch.iter().rev().find_map(Keep::seen) {
             let (high, low) = last.table.as_u64_pair();
             transaction.open_table(SEEN)?.insert(0, (high, low, last.turn))?;
         }
