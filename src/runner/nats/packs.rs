@@ -15,7 +15,7 @@ use crate::wire::subject::Names;
 /// The longest message on NATS, in bytes.
 pub(super) const LONGEST: usize = 256 << 10;
 
-/// Among how many reports the order is changed: the ends of half as many tasks are about what one turn takes.
+/// Among how many reports the order is changed: a turn takes in several times as many, so few pairs are parted.
 const SORTED: usize = 128;
 
 /// What goes into one message, in this order.
