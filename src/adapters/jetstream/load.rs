@@ -111,7 +111,8 @@ impl Gathered {
     async fn snapshot(&mut self, bucket: &Bucket) -> Result<u64, Trouble> {
         let Some(pointer) = bucket.last(POINTER).await? else { return Ok(1) };
         decode_pointer(&pointer.bytes)?;
-        let keys: Vec<String> = pages::FOLDERS.iter().map(|folder| format!("{folder}.*")).collect();
+        let keys: Vec<String> =
+            pages::Folder::ALL.iter().map(|folder| format!("{}.*", folder.as_str())).collect();
         let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         keys.push(POINTER);
         let mut reader = Reader::start(bucket, &keys, 1).await?;

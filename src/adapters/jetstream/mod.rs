@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -92,6 +92,8 @@ struct Shared {
     /// The number of connections after which the bucket was last found to have what was seen of it.
     checked: AtomicU64,
     snapshot: tokio::sync::Mutex<Snapshot>,
+    /// Told of every turn that becomes known.
+    news: Arc<Notify>,
     /// The newest turn that what was followed has told of.
     newest: watch::Sender<u64>,
     /// Why nothing is written or followed any more, if so.
@@ -127,6 +129,7 @@ impl JetStreamTable {
             writing: tokio::sync::Mutex::default(),
             checked: AtomicU64::new(0),
             snapshot: tokio::sync::Mutex::default(),
+            news: Arc::default(),
             newest: watch::Sender::new(0),
             lost: watch::Sender::new(None),
             doubted: Mutex::default(),
@@ -162,7 +165,10 @@ impl Shared {
         let step = self.known().as_mut().map_or(Step::Gap, |known| known.turn(sequence, turn));
         match step {
             Step::Contradiction(why) => Err(self.is_lost(why)),
-            step => Ok(step),
+            step => {
+                self.news.notify_one();
+                Ok(step)
+            }
         }
     }
 

@@ -17,41 +17,103 @@ use crate::model::{Change, Head, Key, Row, TaskState, TurnRecord};
 use crate::wire::snapshot::{Pointer, encode_page};
 use crate::wire::turn::length_of_row;
 
-/// The first part of a page's key, by what its rows are.
-pub(super) const FOLDERS: [&str; 7] =
-    ["pending", "assigned", "ended", "runners", "artifacts", "specs", "other"];
-
 /// How large a page becomes, in bytes; only a single row may be larger.
 const PAGE_BYTES: usize = 256 << 10;
+
+/// What stands on a page, and the first part of its key: what changes often apart from what hardly ever does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Folder {
+    Pending,
+    Assigned,
+    Ended,
+    Runners,
+    Artifacts,
+    Specs,
+    Other,
+}
+
+impl Folder {
+    pub(super) const ALL: [Folder; 7] = [
+        Folder::Pending,
+        Folder::Assigned,
+        Folder::Ended,
+        Folder::Runners,
+        Folder::Artifacts,
+        Folder::Specs,
+        Folder::Other,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Folder::Pending => "pending",
+            Folder::Assigned => "assigned",
+            Folder::Ended => "ended",
+            Folder::Runners => "runners",
+            Folder::Artifacts => "artifacts",
+            Folder::Specs => "specs",
+            Folder::Other => "other",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|folder| folder.as_str() == text)
+    }
+
+    /// Where a row stands.
+    fn of(row: &Row) -> Self {
+        match row {
+            Row::Task(task) => match task.state {
+                TaskState::Pending { .. } => Folder::Pending,
+                TaskState::Assigned(_) | TaskState::Running(_) => Folder::Assigned,
+                TaskState::Ended(_) => Folder::Ended,
+            },
+            Row::Runner(_) => Folder::Runners,
+            Row::Holding(_) => Folder::Artifacts,
+            Row::Spec { .. } => Folder::Specs,
+            Row::Queue(_)
+            | Row::Class(_)
+            | Row::Intent(_)
+            | Row::EarlyCancel(_)
+            | Row::Group(_)
+            | Row::Reservation(_)
+            | Row::Pool(_) => Folder::Other,
+        }
+    }
+}
 
 /// The name of a page: `pending.3118-4` is the fifth page made for turn 3118.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PageId {
-    folder: &'static str,
+    folder: Folder,
     /// The turn it was made for.
     pub(super) made: u64,
     number: u32,
 }
 
 /// All rows after one turn, and the pages they stand on.
+///
+/// A row that comes and goes before its page is written leaves nothing behind: a busy dispatcher has far more of
+/// those than of rows.
 #[derive(Debug)]
 pub(super) struct Pages {
     head: Head,
+    /// The head when rows were last put on pages.
+    arranged: Head,
     rows: FxHashMap<Key, Standing>,
-    /// What the rows' pages do not say yet, each once.
-    changed: Vec<Key>,
+    /// Whether there is a row that its page does not say yet.
+    changed: bool,
     pages: BTreeMap<PageId, Page>,
     /// How many pages were made for this turn.
     made: (u64, u32),
 }
 
 /// A row and where it stands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Standing {
     /// Nothing if it is gone and its page still has it.
     row: Option<Row>,
     /// Its page, and how many bytes it takes there.
-    place: Option<(PageId, usize)>,
+    place: Option<(PageId, u32)>,
     changed: bool,
 }
 
@@ -69,31 +131,29 @@ impl PageId {
     /// The page a key names, if it names one.
     pub(super) fn parse(key: &str) -> Option<Self> {
         let (folder, name) = key.split_once('.')?;
-        let folder = FOLDERS.into_iter().find(|known| *known == folder)?;
         let (made, number) = name.split_once('-')?;
-        Some(Self { folder, made: made.parse().ok()?, number: number.parse().ok()? })
+        Some(Self { folder: Folder::parse(folder)?, made: made.parse().ok()?, number: number.parse().ok()? })
     }
 }
 
 impl fmt::Display for PageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}-{}", self.folder, self.made, self.number)
+        write!(f, "{}.{}-{}", self.folder.as_str(), self.made, self.number)
     }
 }
 
 impl Pages {
     /// Rows that stand on no page yet.
     pub(super) fn of(head: Head, rows: Vec<Row>) -> Self {
-        let standing = |row: Row| (row.key(), Standing { row: Some(row), ..Standing::default() });
-        let mut pages = Self {
+        let standing = |row: Row| (row.key(), Standing { row: Some(row), place: None, changed: true });
+        Self {
             head,
+            arranged: head,
+            changed: !rows.is_empty(),
             rows: rows.into_iter().map(standing).collect(),
-            changed: Vec::new(),
             pages: BTreeMap::new(),
             made: (0, 0),
-        };
-        pages.begin_anew();
-        pages
+        }
     }
 
     /// Leaves all pages to others.
@@ -103,31 +163,32 @@ impl Pages {
         for standing in self.rows.values_mut() {
             (standing.place, standing.changed) = (None, true);
         }
-        self.changed = self.rows.keys().cloned().collect();
+        self.changed = !self.rows.is_empty();
     }
 
     /// Takes in the next turn.
     pub(super) fn turn(&mut self, turn: &TurnRecord) {
         debug_assert_eq!(turn.number, self.head.number + 1, "turns are taken in one after the other");
         for change in &turn.changes {
-            let row = match change {
-                Change::Put(row) => Some(row.clone()),
-                Change::Delete(_) => None,
-            };
-            let standing = match self.rows.entry(change.key()) {
-                Entry::Occupied(standing) => {
-                    if !standing.get().changed {
-                        self.changed.push(standing.key().clone());
-                    }
-                    standing.into_mut()
+            match (change, self.rows.entry(change.key())) {
+                (Change::Put(row), Entry::Vacant(free)) => {
+                    free.insert(Standing { row: Some(row.clone()), place: None, changed: true });
                 }
-                Entry::Vacant(free) => {
-                    self.changed.push(free.key().clone());
-                    free.insert(Standing::default())
+                (Change::Put(row), Entry::Occupied(mut standing)) => {
+                    let standing = standing.get_mut();
+                    (standing.row, standing.changed) = (Some(row.clone()), true);
                 }
-            };
-            (standing.row, standing.changed) = (row, true);
+                (Change::Delete(_), Entry::Occupied(standing)) if standing.get().place.is_none() => {
+                    standing.remove();
+                }
+                (Change::Delete(_), Entry::Occupied(mut standing)) => {
+                    let standing = standing.get_mut();
+                    (standing.row, standing.changed) = (None, true);
+                }
+                (Change::Delete(_), Entry::Vacant(_)) => {}
+            }
         }
+        self.changed |= !turn.changes.is_empty();
         self.head = turn.head();
     }
 
@@ -136,18 +197,20 @@ impl Pages {
         self.head
     }
 
-    /// Whether any row has changed since it was last put on a page.
+    /// Whether any row has changed since rows were last put on pages.
     pub(super) fn changed(&self) -> bool {
-        !self.changed.is_empty()
+        self.changed
     }
 
     /// Puts every row that has changed on a page, and takes those that are gone off theirs.
     pub(super) fn arrange(&mut self) {
-        let mut changed = std::mem::take(&mut self.changed);
+        (self.arranged, self.changed) = (self.head, false);
+        let changed = |(key, standing): (&Key, &Standing)| standing.changed.then(|| key.clone());
+        let mut changed: Vec<Key> = self.rows.iter().filter_map(changed).collect();
         changed.sort_unstable();
-        let mut open: FxHashMap<&'static str, PageId> = FxHashMap::default();
+        let mut open: FxHashMap<Folder, PageId> = FxHashMap::default();
         for key in changed {
-            let Some(standing) = self.rows.get_mut(&key) else { continue };
+            let standing = self.rows.get_mut(&key).expect("it was just there");
             standing.changed = false;
             let before = standing.place;
             let Some(row) = &standing.row else {
@@ -155,7 +218,7 @@ impl Pages {
                 self.take_off(&key, before);
                 continue;
             };
-            let (folder, bytes) = (folder(row), length_of_row(row) + 1);
+            let (folder, bytes) = (Folder::of(row), length_of_row(row) + 1);
             let page = match before.filter(|before| self.stays(*before, folder, bytes)) {
                 Some((page, _)) => page,
                 None => {
@@ -166,7 +229,7 @@ impl Pages {
                 }
             };
             let standing = self.rows.get_mut(&key).expect("it was just there");
-            standing.place = Some((page, bytes));
+            standing.place = Some((page, u32::try_from(bytes).expect("a row is one message")));
         }
     }
 
@@ -176,7 +239,8 @@ impl Pages {
         self.pages.iter().filter_map(stale).collect()
     }
 
-    /// A page as it is to be written.
+    /// A page as it is to be written. What has changed since rows were put on pages is in the turns since; here it may
+    /// be either way.
     pub(super) fn encode(&self, id: PageId) -> Vec<u8> {
         let rows = self.pages.get(&id).into_iter().flat_map(|page| &page.rows);
         encode_page(self.head.number, rows.filter_map(|key| self.rows.get(key)?.row.as_ref()))
@@ -190,14 +254,15 @@ impl Pages {
         }
     }
 
-    /// The pointer to the pages, once none of them is stale; `sequence` is where the turn stands they are for.
+    /// The pointer to the pages, once none of them is stale; `sequence` is where the turn stands after which rows were
+    /// put on them.
     pub(super) fn pointer(&self, format: u32, sequence: u64) -> Pointer {
         let pages = self.pages.iter().filter(|(_, page)| !page.rows.is_empty());
         Pointer {
             format,
-            turn: self.head.number,
+            turn: self.arranged.number,
             sequence,
-            head: self.head,
+            head: self.arranged,
             pages: pages.map(|(id, page)| (id.to_string(), page.written.unwrap_or(u64::MAX))).collect(),
         }
     }
@@ -219,9 +284,9 @@ impl Pages {
     }
 
     /// Leaves a row where it is, if it may stand there.
-    fn stays(&mut self, (id, before): (PageId, usize), folder: &str, bytes: usize) -> bool {
+    fn stays(&mut self, (id, before): (PageId, u32), folder: Folder, bytes: usize) -> bool {
         let Some(page) = self.pages.get_mut(&id) else { return false };
-        let after = page.bytes - before + bytes;
+        let after = page.bytes - before as usize + bytes;
         if id.folder != folder || (after > PAGE_BYTES && page.rows.len() > 1) {
             return false;
         }
@@ -229,11 +294,11 @@ impl Pages {
         true
     }
 
-    fn take_off(&mut self, key: &Key, place: Option<(PageId, usize)>) {
+    fn take_off(&mut self, key: &Key, place: Option<(PageId, u32)>) {
         let Some((id, bytes)) = place else { return };
         if let Some(page) = self.pages.get_mut(&id) {
             page.rows.remove(key);
-            page.bytes -= bytes;
+            page.bytes -= bytes as usize;
             page.stale = true;
         }
     }
@@ -246,14 +311,9 @@ impl Pages {
     }
 
     /// A page with room for a row: one that is written anyway, else one that is half empty, else a new one.
-    fn with_room(
-        &mut self,
-        folder: &'static str,
-        bytes: usize,
-        open: &mut FxHashMap<&'static str, PageId>,
-    ) -> PageId {
+    fn with_room(&mut self, folder: Folder, bytes: usize, open: &mut FxHashMap<Folder, PageId>) -> PageId {
         let room = |page: &Page| page.bytes + bytes <= PAGE_BYTES;
-        if let Some(id) = open.get(folder).filter(|id| self.pages.get(id).is_some_and(room)) {
+        if let Some(id) = open.get(&folder).filter(|id| self.pages.get(id).is_some_and(room)) {
             return *id;
         }
         let mut of_folder = self.pages.iter().filter(|(id, page)| id.folder == folder && room(page));
@@ -267,7 +327,7 @@ impl Pages {
         id
     }
 
-    fn new_page(&mut self, folder: &'static str) -> PageId {
+    fn new_page(&mut self, folder: Folder) -> PageId {
         let made = self.head.number;
         self.made = if self.made.0 == made { (made, self.made.1 + 1) } else { (made, 0) };
         PageId { folder, made, number: self.made.1 }
@@ -276,28 +336,7 @@ impl Pages {
 
 /// Whether a key is that of a page.
 pub(super) fn is_page(key: &str) -> bool {
-    key.split_once('.').is_some_and(|(folder, _)| FOLDERS.contains(&folder))
-}
-
-/// Where a row stands: what changes often apart from what hardly ever does.
-fn folder(row: &Row) -> &'static str {
-    match row {
-        Row::Task(task) => match task.state {
-            TaskState::Pending { .. } => "pending",
-            TaskState::Assigned(_) | TaskState::Running(_) => "assigned",
-            TaskState::Ended(_) => "ended",
-        },
-        Row::Runner(_) => "runners",
-        Row::Holding(_) => "artifacts",
-        Row::Spec { .. } => "specs",
-        Row::Queue(_)
-        | Row::Class(_)
-        | Row::Intent(_)
-        | Row::EarlyCancel(_)
-        | Row::Group(_)
-        | Row::Reservation(_)
-        | Row::Pool(_) => "other",
-    }
+    key.split_once('.').is_some_and(|(folder, _)| Folder::parse(folder).is_some())
 }
 
 #[cfg(test)]
@@ -328,9 +367,8 @@ mod tests {
         }
     }
 
-    /// Takes in one turn with these changes, and writes what has become stale.
-    fn write(pages: &mut Pages, changes: Vec<Change>) -> Vec<String> {
-        pages.turn(&TurnRecord {
+    fn turn(pages: &Pages, changes: Vec<Change>) -> TurnRecord {
+        TurnRecord {
             format: FORMAT,
             number: pages.head().number + 1,
             id: TurnId { leader: Uuid::nil(), counter: 1 },
@@ -339,7 +377,12 @@ mod tests {
             released: false,
             changes,
             facts: vec![],
-        });
+        }
+    }
+
+    /// Takes in one turn with these changes, and writes what has become stale.
+    fn write(pages: &mut Pages, changes: Vec<Change>) -> Vec<String> {
+        pages.turn(&turn(pages, changes));
         pages.arrange();
         let stale = pages.stale();
         for page in &stale {
@@ -390,6 +433,64 @@ mod tests {
     }
 
     #[test]
+    fn turns_go_on_while_pages_are_written_and_a_load_has_them() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        let mut log: Vec<TurnRecord> = Vec::new();
+        let mut written: BTreeMap<PageId, Vec<u8>> = BTreeMap::new();
+        let (mut dice, mut newer) = (7_u64, 0);
+        let mut changes = |many: usize| -> Vec<Change> {
+            let mut some = || {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (name, bytes) = (format!("t{}", (dice >> 33) % 40), (dice >> 50) as usize * 4);
+                if bytes % 3 == 0 { gone(&name) } else { spec(&name, bytes) }
+            };
+            (0..many).map(|_| some()).collect()
+        };
+        for _ in 0..50 {
+            log.push(turn(&pages, changes(8)));
+            pages.turn(log.last().expect("a turn"));
+            pages.arrange();
+            for page in pages.stale() {
+                log.push(turn(&pages, changes(2)));
+                pages.turn(log.last().expect("a turn"));
+                written.insert(page, pages.encode(page));
+                pages.wrote(page);
+            }
+            let pointer = pages.pointer(FORMAT, 0);
+            let mut loaded: BTreeMap<Key, Row> = BTreeMap::new();
+            for (page, at) in &pointer.pages {
+                let page = decode_page(&written[&PageId::parse(page).expect("a page")]).expect("a page");
+                assert_eq!(page.turn, *at);
+                newer += usize::from(page.turn > pointer.turn);
+                loaded.extend(page.rows.into_iter().map(|row| (row.key(), row)));
+            }
+            for change in log.iter().filter(|turn| turn.number > pointer.turn).flat_map(|turn| &turn.changes)
+            {
+                match change {
+                    Change::Put(row) => loaded.insert(row.key(), row.clone()),
+                    Change::Delete(key) => loaded.remove(key),
+                };
+            }
+            let standing = |(key, standing): (&Key, &Standing)| Some((key.clone(), standing.row.clone()?));
+            assert_eq!(loaded, pages.rows.iter().filter_map(standing).collect());
+        }
+        assert!(newer > 0, "some page says more than the pointer's turn");
+    }
+
+    #[test]
+    fn a_row_that_comes_and_goes_between_two_snapshots_leaves_nothing() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        write(&mut pages, vec![spec("t1", 10)]);
+        for change in [spec("t2", 10), gone("t2"), gone("t3"), gone("t1")] {
+            pages.turn(&turn(&pages, vec![change]));
+        }
+        assert_eq!(pages.rows.len(), 1, "only what a page still has");
+        assert_eq!(write(&mut pages, vec![]), [""; 0], "and the page it was on is dropped");
+        assert_eq!(pages.rows.len(), 0);
+        assert_eq!(pages.drop_empty().len(), 1);
+    }
+
+    #[test]
     fn a_page_without_rows_is_dropped_if_it_was_ever_written() {
         let mut pages = Pages::of(Head::empty(), vec![]);
         write(&mut pages, vec![spec("t1", 10)]);
@@ -411,16 +512,7 @@ mod tests {
     #[test]
     fn a_row_larger_than_a_page_has_one_of_its_own() {
         let mut pages = Pages::of(Head::empty(), vec![]);
-        pages.turn(&TurnRecord {
-            format: FORMAT,
-            number: 1,
-            id: Head::empty().id,
-            epoch: 1,
-            at: Time(0),
-            released: false,
-            changes: vec![spec("t1", PAGE_BYTES + 9), spec("t2", 10)],
-            facts: vec![],
-        });
+        pages.turn(&turn(&pages, vec![spec("t1", PAGE_BYTES + 9), spec("t2", 10)]));
         pages.arrange();
         assert_eq!(pages.stale().len(), 2);
     }

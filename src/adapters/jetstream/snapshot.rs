@@ -14,13 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::bucket::{POINTER, turn_key};
 use super::known::News;
 use super::log::TURNS;
-use super::pages::{FOLDERS, PageId, Pages};
+use super::pages::{Folder, PageId, Pages};
 use super::publish::{Published, publish};
 use super::trouble::{Trouble, in_time};
 use crate::model::turn::FORMAT;
@@ -55,8 +55,11 @@ pub(super) struct Snapshot {
 /// Keeps the snapshot young for as long as the table is open.
 pub(super) async fn keep(table: Weak<Shared>) {
     loop {
-        let Some(every) = table.upgrade().map(|shared| shared.options.snapshot_every) else { return };
-        tokio::time::sleep((every / 4).clamp(Duration::from_millis(10), LOOK_EVERY)).await;
+        let Some(shared) = table.upgrade() else { return };
+        let (every, news) = (shared.options.snapshot_every, shared.news.clone());
+        drop(shared);
+        // Turns are taken in as they come: those that wait for it are kept in memory.
+        let _ = timeout((every / 4).clamp(Duration::from_millis(10), LOOK_EVERY), news.notified()).await;
         let Some(shared) = table.upgrade() else { return };
         let mut snapshot = shared.snapshot.lock().await;
         snapshot.hear(&shared);
@@ -100,12 +103,13 @@ pub(super) async fn compact(shared: &Arc<Shared>) -> Result<(), Trouble> {
 }
 
 impl Snapshot {
-    /// Takes in what has become known since the last time.
-    fn hear(&mut self, shared: &Shared) {
+    /// Takes in what has become known since the last time. Says whether the pages are still those of before.
+    fn hear(&mut self, shared: &Shared) -> bool {
         let (News { rows, turns, of_others }, ours) = match shared.known().as_mut() {
             Some(known) => (known.take_news(), known.is_ours().then_some(known.sequence)),
-            None => return,
+            None => return true,
         };
+        let kept = rows.is_none() && !of_others;
         self.ours = ours;
         if of_others {
             (self.pointer, self.untidy) = (None, true);
@@ -113,11 +117,12 @@ impl Snapshot {
         if let Some((head, rows)) = rows {
             self.pages = Some(Arc::new(Mutex::new(Pages::of(head, rows))));
         }
-        let Some(mut pages) = self.pages.as_deref().map(hold) else { return };
+        let Some(mut pages) = self.pages.as_deref().map(hold) else { return kept };
         if of_others {
             pages.begin_anew();
         }
         turns.iter().for_each(|turn| pages.turn(turn));
+        kept
     }
 
     fn is_due(&self, every: Duration) -> bool {
@@ -129,7 +134,8 @@ impl Snapshot {
         old && (self.unfinished || pages.changed() || pages.head().number >= covered + EMPTY_TURNS)
     }
 
-    /// Writes the pages that have changed, then the pointer, then drops what it no longer names.
+    /// Writes the pages that have changed, then the pointer, then drops what it no longer names. Turns go on meanwhile
+    /// and are taken in: the pointer is to the turn after which rows were put on pages, and the log has the rest.
     async fn write(&mut self, shared: &Shared) -> Result<(), Trouble> {
         let Some(sequence) = self.ours else { return Ok(()) };
         let Some(pages) = self.pages.clone() else { return Ok(()) };
@@ -142,6 +148,9 @@ impl Snapshot {
         }
         let stale = hold(&pages).stale();
         for page in stale {
+            if !self.hear(shared) {
+                return Err(Trouble::Unclear("another process writes the turns now".to_owned()));
+            }
             let bytes = hold(&pages).encode(page);
             write(shared, &page.to_string(), bytes).await?;
             hold(&pages).wrote(page);
@@ -206,8 +215,8 @@ async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble
 /// Drops the pages that earlier leaderships have left behind.
 async fn tidy(shared: &Shared, pages: &Mutex<Pages>, turn: u64) -> Result<(), Trouble> {
     const LIST: &str = "list the pages";
-    for folder in FOLDERS {
-        let filter = shared.bucket.names.key(&format!("{folder}.*"));
+    for folder in Folder::ALL {
+        let filter = shared.bucket.names.key(&format!("{}.*", folder.as_str()));
         let listed = in_time(LIST, shared.bucket.stream.info_with_subjects(filter)).await?;
         let listed = listed.map_err(|why| Trouble::unclear(LIST, &why))?;
         let subjects: Result<Vec<(String, usize)>, _> = in_time(LIST, listed.try_collect()).await?;
