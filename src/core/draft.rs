@@ -9,11 +9,10 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::input::{Answer, Ticket};
-use super::size;
 use super::state::State;
 use crate::model::{
     Change, Ending, Fact, Key, Lifecycle, LifecycleState, Outcome, Pool, Row, Runner, RunnerId, Task, TaskId,
-    TaskState, Time, Token,
+    TaskState, Time, Token, size,
 };
 
 /// What one turn may hold.
@@ -100,7 +99,7 @@ impl<'a> Draft<'a> {
         let rows = rows.min(left);
         self.places.reserve(rows);
         self.turn.changes.reserve(rows);
-        self.turn.facts.reserve(2 * rows);
+        self.turn.facts.reserve(rows);
     }
 
     /// The turn, and the state with it.

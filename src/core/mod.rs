@@ -40,7 +40,6 @@ mod seekers;
 pub mod settings;
 pub mod shelves;
 mod shortage;
-pub mod size;
 pub mod state;
 mod timers;
 mod together;

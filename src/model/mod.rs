@@ -16,6 +16,7 @@ pub mod resources;
 pub mod row;
 pub mod runner;
 pub mod shape;
+pub mod size;
 pub mod task;
 pub mod text;
 pub mod time;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use longshore::core::size;
+use longshore::model::size;
 use longshore::model::*;
 use proptest::option::of;
 use proptest::prelude::*;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::bucket::{Bucket, POINTER, turn_number};
 use super::known::Known;
-use super::pages;
+use super::page_id;
 use super::reader::{Entry, Reader};
 use super::trouble::Trouble;
 use crate::model::{Change, Head, Key, Row, TurnId, TurnRecord};
@@ -112,7 +112,7 @@ impl Gathered {
         let Some(pointer) = bucket.last(POINTER).await? else { return Ok(1) };
         decode_pointer(&pointer.bytes)?;
         let keys: Vec<String> =
-            pages::Folder::ALL.iter().map(|folder| format!("{}.*", folder.as_str())).collect();
+            page_id::Folder::ALL.iter().map(|folder| format!("{}.*", folder.as_str())).collect();
         let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         keys.push(POINTER);
         let mut reader = Reader::start(bucket, &keys, 1).await?;
@@ -149,7 +149,7 @@ impl Gathered {
                 self.turns.pop_front();
             }
             self.pointer = Some(pointer);
-        } else if pages::is_page(&entry.key) {
+        } else if page_id::is_page(&entry.key) {
             let page = decode_page(entry.bytes())?;
             self.pages.insert(entry.key.clone(), page);
         }

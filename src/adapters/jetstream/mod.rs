@@ -7,7 +7,7 @@
 //!
 //! `bucket` makes and asks it, `reader` reads it in order, `publish` writes one message, `known` is what this
 //! process knows of its end; `commit`, `load`, `follow` and `log` are the port. `snapshot` writes the rows beside
-//! the turns, on the pages that `pages` lays out.
+//! the turns, on the pages that `pages` lays out and `page_id` names.
 
 mod bucket;
 mod commit;
@@ -17,6 +17,7 @@ mod known;
 mod load;
 mod log;
 mod output;
+mod page_id;
 mod pages;
 mod publish;
 mod reader;

@@ -7,100 +7,28 @@
 //!   other leadership uses them, and a new one begins with pages of its own;
 //! - a page is only written again if a row on it changed.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Change, Head, Key, Row, TaskState, TurnRecord};
+use super::page_id::{Folder, PageId};
+use crate::model::{Change, Head, Key, Row, TurnRecord, size};
 use crate::wire::snapshot::{Pointer, encode_page};
 use crate::wire::turn::length_of_row;
 
 /// How large a page becomes, in bytes; only a single row may be larger.
-const PAGE_BYTES: usize = 256 << 10;
-
-/// What stands on a page, and the first part of its key: what changes often apart from what hardly ever does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Folder {
-    Pending,
-    Assigned,
-    Ended,
-    Runners,
-    Artifacts,
-    Specs,
-    Other,
-}
-
-impl Folder {
-    pub(super) const ALL: [Folder; 7] = [
-        Folder::Pending,
-        Folder::Assigned,
-        Folder::Ended,
-        Folder::Runners,
-        Folder::Artifacts,
-        Folder::Specs,
-        Folder::Other,
-    ];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Folder::Pending => "pending",
-            Folder::Assigned => "assigned",
-            Folder::Ended => "ended",
-            Folder::Runners => "runners",
-            Folder::Artifacts => "artifacts",
-            Folder::Specs => "specs",
-            Folder::Other => "other",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|folder| folder.as_str() == text)
-    }
-
-    /// Where a row stands.
-    fn of(row: &Row) -> Self {
-        match row {
-            Row::Task(task) => match task.state {
-                TaskState::Pending { .. } => Folder::Pending,
-                TaskState::Assigned(_) | TaskState::Running(_) => Folder::Assigned,
-                TaskState::Ended(_) => Folder::Ended,
-            },
-            Row::Runner(_) => Folder::Runners,
-            Row::Holding(_) => Folder::Artifacts,
-            Row::Spec { .. } => Folder::Specs,
-            Row::Queue(_)
-            | Row::Class(_)
-            | Row::Intent(_)
-            | Row::EarlyCancel(_)
-            | Row::Group(_)
-            | Row::Reservation(_)
-            | Row::Pool(_) => Folder::Other,
-        }
-    }
-}
-
-/// The name of a page: `pending.3118-4` is the fifth page made for turn 3118.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct PageId {
-    folder: Folder,
-    /// The turn it was made for.
-    pub(super) made: u64,
-    number: u32,
-}
+const PAGE_BYTES: usize = 384 << 10;
 
 /// All rows after one turn, and the pages they stand on.
 ///
-/// A row that comes and goes before its page is written leaves nothing behind: a busy dispatcher has far more of
-/// those than of rows.
+/// A row that is gone leaves nothing behind but a stale page: a busy dispatcher has far more of those than of rows.
 #[derive(Debug)]
 pub(super) struct Pages {
     head: Head,
     /// The head when rows were last put on pages.
     arranged: Head,
     rows: FxHashMap<Key, Standing>,
-    /// Whether there is a row that its page does not say yet.
+    /// Whether any row has changed since then.
     changed: bool,
     pages: BTreeMap<PageId, Page>,
     /// How many pages were made for this turn.
@@ -110,16 +38,21 @@ pub(super) struct Pages {
 /// A row and where it stands.
 #[derive(Debug)]
 struct Standing {
-    /// Nothing if it is gone and its page still has it.
-    row: Option<Row>,
-    /// Its page, and how many bytes it takes there.
-    place: Option<(PageId, u32)>,
+    row: Row,
+    place: Option<Place>,
     changed: bool,
+}
+
+/// A row's page, and how many bytes it takes there at most.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    page: PageId,
+    bytes: u32,
 }
 
 #[derive(Debug, Default)]
 struct Page {
-    rows: BTreeSet<Key>,
+    rows: usize,
     bytes: usize,
     /// Whether it says anything but its rows.
     stale: bool,
@@ -127,25 +60,10 @@ struct Page {
     written: Option<u64>,
 }
 
-impl PageId {
-    /// The page a key names, if it names one.
-    pub(super) fn parse(key: &str) -> Option<Self> {
-        let (folder, name) = key.split_once('.')?;
-        let (made, number) = name.split_once('-')?;
-        Some(Self { folder: Folder::parse(folder)?, made: made.parse().ok()?, number: number.parse().ok()? })
-    }
-}
-
-impl fmt::Display for PageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}-{}", self.folder.as_str(), self.made, self.number)
-    }
-}
-
 impl Pages {
     /// Rows that stand on no page yet.
     pub(super) fn of(head: Head, rows: Vec<Row>) -> Self {
-        let standing = |row: Row| (row.key(), Standing { row: Some(row), place: None, changed: true });
+        let standing = |row: Row| (row.key(), Standing { row, place: None, changed: true });
         Self {
             head,
             arranged: head,
@@ -159,7 +77,6 @@ impl Pages {
     /// Leaves all pages to others.
     pub(super) fn begin_anew(&mut self) {
         self.pages.clear();
-        self.rows.retain(|_, standing| standing.row.is_some());
         for standing in self.rows.values_mut() {
             (standing.place, standing.changed) = (None, true);
         }
@@ -170,22 +87,18 @@ impl Pages {
     pub(super) fn turn(&mut self, turn: &TurnRecord) {
         debug_assert_eq!(turn.number, self.head.number + 1, "turns are taken in one after the other");
         for change in &turn.changes {
-            match (change, self.rows.entry(change.key())) {
-                (Change::Put(row), Entry::Vacant(free)) => {
-                    free.insert(Standing { row: Some(row.clone()), place: None, changed: true });
+            let key = change.key();
+            match change {
+                Change::Put(row) => match self.rows.get_mut(&key) {
+                    Some(standing) => (standing.row, standing.changed) = (row.clone(), true),
+                    None => {
+                        self.rows.insert(key, Standing { row: row.clone(), place: None, changed: true });
+                    }
+                },
+                Change::Delete(_) => {
+                    let place = self.rows.remove(&key).and_then(|gone| gone.place);
+                    self.take_off(place);
                 }
-                (Change::Put(row), Entry::Occupied(mut standing)) => {
-                    let standing = standing.get_mut();
-                    (standing.row, standing.changed) = (Some(row.clone()), true);
-                }
-                (Change::Delete(_), Entry::Occupied(standing)) if standing.get().place.is_none() => {
-                    standing.remove();
-                }
-                (Change::Delete(_), Entry::Occupied(mut standing)) => {
-                    let standing = standing.get_mut();
-                    (standing.row, standing.changed) = (None, true);
-                }
-                (Change::Delete(_), Entry::Vacant(_)) => {}
             }
         }
         self.changed |= !turn.changes.is_empty();
@@ -202,7 +115,7 @@ impl Pages {
         self.changed
     }
 
-    /// Puts every row that has changed on a page, and takes those that are gone off theirs.
+    /// Puts every row that has changed on a page.
     pub(super) fn arrange(&mut self) {
         (self.arranged, self.changed) = (self.head, false);
         let changed = |(key, standing): (&Key, &Standing)| standing.changed.then(|| key.clone());
@@ -210,40 +123,41 @@ impl Pages {
         changed.sort_unstable();
         let mut open: FxHashMap<Folder, PageId> = FxHashMap::default();
         for key in changed {
-            let standing = self.rows.get_mut(&key).expect("it was just there");
-            standing.changed = false;
-            let before = standing.place;
-            let Some(row) = &standing.row else {
-                self.rows.remove(&key);
-                self.take_off(&key, before);
-                continue;
-            };
-            let (folder, bytes) = (Folder::of(row), length_of_row(row) + 1);
+            let standing = &self.rows[&key];
+            let (folder, bytes, before) = (Folder::of(&standing.row), length(&standing.row), standing.place);
             let page = match before.filter(|before| self.stays(*before, folder, bytes)) {
-                Some((page, _)) => page,
+                Some(Place { page, .. }) => page,
                 None => {
-                    self.take_off(&key, before);
+                    self.take_off(before);
                     let page = self.with_room(folder, bytes, &mut open);
-                    self.put_on(page, &key, bytes);
+                    self.put_on(page, bytes);
                     page
                 }
             };
+            let place = Some(Place { page, bytes: u32::try_from(bytes).expect("a row is one message") });
             let standing = self.rows.get_mut(&key).expect("it was just there");
-            standing.place = Some((page, u32::try_from(bytes).expect("a row is one message")));
+            (standing.place, standing.changed) = (place, false);
         }
     }
 
-    /// The pages that have to be written, with what to write.
-    pub(super) fn stale(&self) -> Vec<PageId> {
-        let stale = |(id, page): (&PageId, &Page)| (page.stale && !page.rows.is_empty()).then_some(*id);
-        self.pages.iter().filter_map(stale).collect()
+    /// The pages that have to be written, with the rows on each.
+    pub(super) fn stale(&self) -> BTreeMap<PageId, Vec<Key>> {
+        let mut stale: BTreeMap<PageId, Vec<Key>> = BTreeMap::new();
+        for (key, standing) in &self.rows {
+            if let Some(Place { page, .. }) = standing.place.filter(|place| self.pages[&place.page].stale) {
+                stale.entry(page).or_default().push(key.clone());
+            }
+        }
+        stale.values_mut().for_each(|keys| keys.sort_unstable());
+        stale
     }
 
-    /// A page as it is to be written. What has changed since rows were put on pages is in the turns since; here it may
-    /// be either way.
-    pub(super) fn encode(&self, id: PageId) -> Vec<u8> {
-        let rows = self.pages.get(&id).into_iter().flat_map(|page| &page.rows);
-        encode_page(self.head.number, rows.filter_map(|key| self.rows.get(key)?.row.as_ref()))
+    /// A page as it is to be written, of those of its rows that are there. What has changed since rows were put on pages
+    /// is in the turns since; here it may be either way.
+    pub(super) fn encode(&self, id: PageId, keys: &[Key]) -> Vec<u8> {
+        let on_it = |standing: &&Standing| standing.place.is_some_and(|place| place.page == id);
+        let rows = keys.iter().filter_map(|key| self.rows.get(key).filter(on_it));
+        encode_page(self.head.number, rows.map(|standing| &standing.row))
     }
 
     /// Notes that a page was written as it is.
@@ -257,7 +171,7 @@ impl Pages {
     /// The pointer to the pages, once none of them is stale; `sequence` is where the turn stands after which rows were
     /// put on them.
     pub(super) fn pointer(&self, format: u32, sequence: u64) -> Pointer {
-        let pages = self.pages.iter().filter(|(_, page)| !page.rows.is_empty());
+        let pages = self.pages.iter().filter(|(_, page)| page.rows > 0);
         Pointer {
             format,
             turn: self.arranged.number,
@@ -271,9 +185,8 @@ impl Pages {
     pub(super) fn drop_empty(&mut self) -> Vec<PageId> {
         let mut written = Vec::new();
         self.pages.retain(|id, page| {
-            let empty = page.rows.is_empty();
-            written.extend(page.written.filter(|_| empty).map(|_| *id));
-            !empty
+            written.extend(page.written.filter(|_| page.rows == 0).map(|_| *id));
+            page.rows > 0
         });
         written
     }
@@ -284,28 +197,28 @@ impl Pages {
     }
 
     /// Leaves a row where it is, if it may stand there.
-    fn stays(&mut self, (id, before): (PageId, u32), folder: Folder, bytes: usize) -> bool {
-        let Some(page) = self.pages.get_mut(&id) else { return false };
-        let after = page.bytes - before as usize + bytes;
-        if id.folder != folder || (after > PAGE_BYTES && page.rows.len() > 1) {
+    fn stays(&mut self, before: Place, folder: Folder, bytes: usize) -> bool {
+        let Some(page) = self.pages.get_mut(&before.page) else { return false };
+        let after = page.bytes - before.bytes as usize + bytes;
+        if before.page.folder != folder || (after > PAGE_BYTES && page.rows > 1) {
             return false;
         }
         (page.bytes, page.stale) = (after, true);
         true
     }
 
-    fn take_off(&mut self, key: &Key, place: Option<(PageId, u32)>) {
-        let Some((id, bytes)) = place else { return };
-        if let Some(page) = self.pages.get_mut(&id) {
-            page.rows.remove(key);
+    fn take_off(&mut self, place: Option<Place>) {
+        let Some(Place { page, bytes }) = place else { return };
+        if let Some(page) = self.pages.get_mut(&page) {
+            page.rows -= 1;
             page.bytes -= bytes as usize;
             page.stale = true;
         }
     }
 
-    fn put_on(&mut self, id: PageId, key: &Key, bytes: usize) {
+    fn put_on(&mut self, id: PageId, bytes: usize) {
         let page = self.pages.entry(id).or_default();
-        page.rows.insert(key.clone());
+        page.rows += 1;
         page.bytes += bytes;
         page.stale = true;
     }
@@ -334,9 +247,12 @@ impl Pages {
     }
 }
 
-/// Whether a key is that of a page.
-pub(super) fn is_page(key: &str) -> bool {
-    key.split_once('.').is_some_and(|(folder, _)| Folder::parse(folder).is_some())
+/// How many bytes a row takes on a page at most. Most rows are of tasks, and those need not be written to know it.
+fn length(row: &Row) -> usize {
+    match row {
+        Row::Task(_) | Row::Spec { .. } => size::of_row(row),
+        _ => length_of_row(row) + 1,
+    }
 }
 
 #[cfg(test)]
@@ -363,7 +279,7 @@ mod tests {
     impl Pages {
         /// The page a row stands on.
         fn place(&self, key: &Key) -> PageId {
-            self.rows[key].place.expect("it stands somewhere").0
+            self.rows[key].place.expect("it stands somewhere").page
         }
     }
 
@@ -385,17 +301,17 @@ mod tests {
         pages.turn(&turn(pages, changes));
         pages.arrange();
         let stale = pages.stale();
-        for page in &stale {
-            assert!(pages.encode(*page).len() <= PAGE_BYTES + 100, "{page}");
+        for (page, keys) in &stale {
+            assert!(pages.encode(*page, keys).len() <= PAGE_BYTES + 100, "{page}");
             pages.wrote(*page);
         }
-        stale.iter().map(PageId::to_string).collect()
+        stale.keys().map(PageId::to_string).collect()
     }
 
     #[test]
     fn only_pages_with_a_changed_row_are_written_again() {
         let mut pages = Pages::of(Head::empty(), vec![]);
-        let many = (0..10).map(|n| spec(&format!("t{n}"), 60 << 10)).collect();
+        let many = (0..15).map(|n| spec(&format!("t{n}"), 60 << 10)).collect();
         assert_eq!(write(&mut pages, many), ["specs.1-0", "specs.1-1", "specs.1-2"]);
         assert_eq!(write(&mut pages, vec![]), [""; 0]);
         let changed = pages.place(&Key::Spec(id("t5"))).to_string();
@@ -423,12 +339,13 @@ mod tests {
                     assert_eq!(pages.place(key), *page, "{name}");
                 }
             }
+            let keys: Vec<Key> = pages.rows.keys().cloned().collect();
             let mut on_pages: Vec<Row> = Vec::new();
             for page in pages.pages.keys() {
-                on_pages.extend(decode_page(&pages.encode(*page)).expect("a page").rows);
+                on_pages.extend(decode_page(&pages.encode(*page, &keys)).expect("a page").rows);
             }
             assert_eq!(on_pages.len(), pages.rows.len());
-            assert!(on_pages.iter().all(|row| pages.rows[&row.key()].row.as_ref() == Some(row)));
+            assert!(on_pages.iter().all(|row| &pages.rows[&row.key()].row == row));
         }
     }
 
@@ -450,10 +367,10 @@ mod tests {
             log.push(turn(&pages, changes(8)));
             pages.turn(log.last().expect("a turn"));
             pages.arrange();
-            for page in pages.stale() {
+            for (page, keys) in pages.stale() {
                 log.push(turn(&pages, changes(2)));
                 pages.turn(log.last().expect("a turn"));
-                written.insert(page, pages.encode(page));
+                written.insert(page, pages.encode(page, &keys));
                 pages.wrote(page);
             }
             let pointer = pages.pointer(FORMAT, 0);
@@ -471,8 +388,8 @@ mod tests {
                     Change::Delete(key) => loaded.remove(key),
                 };
             }
-            let standing = |(key, standing): (&Key, &Standing)| Some((key.clone(), standing.row.clone()?));
-            assert_eq!(loaded, pages.rows.iter().filter_map(standing).collect());
+            let standing = |(key, standing): (&Key, &Standing)| (key.clone(), standing.row.clone());
+            assert_eq!(loaded, pages.rows.iter().map(standing).collect());
         }
         assert!(newer > 0, "some page says more than the pointer's turn");
     }
@@ -484,10 +401,26 @@ mod tests {
         for change in [spec("t2", 10), gone("t2"), gone("t3"), gone("t1")] {
             pages.turn(&turn(&pages, vec![change]));
         }
-        assert_eq!(pages.rows.len(), 1, "only what a page still has");
-        assert_eq!(write(&mut pages, vec![]), [""; 0], "and the page it was on is dropped");
         assert_eq!(pages.rows.len(), 0);
-        assert_eq!(pages.drop_empty().len(), 1);
+        assert_eq!(write(&mut pages, vec![]), [""; 0], "a page without rows is not written");
+        assert_eq!(pages.drop_empty().len(), 1, "but dropped");
+    }
+
+    #[test]
+    fn a_row_that_was_gone_and_is_back_is_no_longer_on_its_old_page() {
+        let mut pages = Pages::of(Head::empty(), vec![]);
+        write(&mut pages, vec![spec("t1", 10), spec("t2", 10)]);
+        pages.turn(&turn(&pages, vec![spec("t2", 20)]));
+        pages.arrange();
+        let (page, keys) = pages.stale().pop_first().expect("t2 has changed");
+        pages.turn(&turn(&pages, vec![gone("t1")]));
+        pages.turn(&turn(&pages, vec![spec("t1", 30)]));
+        let rows = decode_page(&pages.encode(page, &keys)).expect("a page").rows;
+        assert_eq!(
+            rows.len(),
+            1,
+            "it may be put on another page, and this one need not be written again then"
+        );
     }
 
     #[test]

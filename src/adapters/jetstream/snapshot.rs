@@ -20,7 +20,8 @@ use super::Shared;
 use super::bucket::{POINTER, turn_key};
 use super::known::News;
 use super::log::TURNS;
-use super::pages::{Folder, PageId, Pages};
+use super::page_id::{Folder, PageId};
+use super::pages::Pages;
 use super::publish::{Published, publish};
 use super::trouble::{Trouble, in_time};
 use crate::model::turn::FORMAT;
@@ -140,18 +141,25 @@ impl Snapshot {
         let Some(sequence) = self.ours else { return Ok(()) };
         let Some(pages) = self.pages.clone() else { return Ok(()) };
         self.unfinished = true;
-        // Every changed row is encoded once to be measured: off the asynchronous threads.
+        // All rows are looked through: off the asynchronous threads.
         let arranged = pages.clone();
-        if let Err(why) = spawn_blocking(move || hold(&arranged).arrange()).await {
-            hold(&pages).begin_anew();
-            return Err(Trouble::unclear("arrange the snapshot", &why));
-        }
-        let stale = hold(&pages).stale();
-        for page in stale {
+        let arranging = move || {
+            let mut pages = hold(&arranged);
+            pages.arrange();
+            pages.stale()
+        };
+        let stale = match spawn_blocking(arranging).await {
+            Ok(stale) => stale,
+            Err(why) => {
+                hold(&pages).begin_anew();
+                return Err(Trouble::unclear("arrange the snapshot", &why));
+            }
+        };
+        for (page, keys) in stale {
             if !self.hear(shared) {
                 return Err(Trouble::Unclear("another process writes the turns now".to_owned()));
             }
-            let bytes = hold(&pages).encode(page);
+            let bytes = hold(&pages).encode(page, &keys);
             write(shared, &page.to_string(), bytes).await?;
             hold(&pages).wrote(page);
         }

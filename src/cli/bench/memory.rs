@@ -27,9 +27,9 @@ const BUDGET: Budget = Budget { rows: 4 * PACK, bytes: 8 << 20 };
 /// Bytes a pending task takes besides its body: with how many pending, and in which states. `None` where the kernel
 /// does not say. Nothing may have been held before.
 pub(super) fn measure() -> Option<[(usize, &'static str, f64); 3]> {
-    let before = worlds::resident()?;
+    let before = worlds::resident("self")?;
     let each = |tasks: usize| {
-        let held = worlds::resident()?.saturating_sub(before).saturating_sub((tasks * BODY) as u64);
+        let held = worlds::resident("self")?.saturating_sub(before).saturating_sub((tasks * BODY) as u64);
         Some((held as f64 / tasks as f64).round())
     };
     let settings = Settings { window: usize::MAX, window_bytes: usize::MAX, ..Settings::default() };

@@ -2,6 +2,7 @@
 //!
 //! Law: real parts, durable table, public API. What is measured besides (`planner`) says so.
 
+mod backlog;
 mod floor;
 mod latency;
 mod memory;
@@ -56,6 +57,8 @@ enum What {
     },
     /// Throughput and latency over a NATS server, beside the server's own rate
     Nats(nats::NatsBench),
+    /// The memory of a dispatcher over NATS while tasks wait in the stream, and while they are worked off
+    Backlog(backlog::BacklogBench),
     /// What deciding costs, without a table, a network or runners
     Planner,
 }
@@ -77,6 +80,7 @@ impl Bench {
         match self.what {
             Some(What::Planner) => planner::run(paper),
             Some(What::Nats(bench)) => bench.run(paper, base).await,
+            Some(What::Backlog(bench)) => bench.run(paper, base).await,
             Some(What::Latency { rounds }) => latency::run(paper, base, rounds.max(1) as usize).await,
             None => {
                 let pack = usize::try_from(self.pack).expect("at most 1,000");

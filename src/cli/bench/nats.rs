@@ -31,10 +31,12 @@ use crate::wire::subject::Names;
 /// Messages on their way to the server at once.
 pub(super) const ON_THE_WAY: usize = 1_000;
 /// Slots of all runners together, so that all of them have work.
-const SLOTS: u32 = 4_000;
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+pub(super) const SLOTS: u32 = 4_000;
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How many runners more of them are compared with.
+const FEW: u32 = 10;
 /// How long nothing may end before the run is given up.
-const STUCK: Duration = Duration::from_secs(60);
+pub(super) const STUCK: Duration = Duration::from_secs(60);
 
 /// Over a NATS server
 #[derive(Debug, Args)]
@@ -48,28 +50,50 @@ pub(super) struct NatsBench {
     /// Tasks of one packed message
     #[arg(long = "packed", default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(2..=1_000))]
     packed: u64,
-    /// Runners on as many subjects
+    /// Runners on as many subjects; more than ten are compared with ten
     #[arg(long = "subjects", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     subjects: u32,
 }
 
 impl NatsBench {
     pub(super) async fn run(&self, paper: Paper, base: Option<&Path>) -> Result<(), Failure> {
+        let few = if self.subjects > FEW { Some(self.measure_few(base).await?) } else { None };
         let world = World::start(&self.url, self.subjects, self.messages, base).await?;
-        let measured = self.measure(&world).await;
+        let measured = self.measure(&world, few).await;
         world.stop().await?;
         show(paper, "nats", &measured?);
         Ok(())
     }
 
-    async fn measure(&self, world: &World) -> Result<Vec<Figure>, Failure> {
-        let pack = usize::try_from(self.packed).expect("at most 1,000");
-        let publish = world.publish_rate(self.messages).await?;
+    /// The rates with few runners, to compare with.
+    async fn measure_few(&self, base: Option<&Path>) -> Result<Rates, Failure> {
+        let world = World::start(&self.url, FEW, self.messages, base).await?;
+        let rates = self.rates(&world).await;
+        world.stop().await?;
+        rates
+    }
+
+    async fn rates(&self, world: &World) -> Result<Rates, Failure> {
         let single = world.through("single", self.messages, 1).await?;
-        let packed = world.through("packed", self.messages * 5, pack).await?;
+        let packed = world.through("packed", self.messages * 5, self.pack()).await?;
+        Ok(Rates { single, packed })
+    }
+
+    fn pack(&self) -> usize {
+        usize::try_from(self.packed).expect("at most 1,000")
+    }
+
+    async fn measure(&self, world: &World, few: Option<Rates>) -> Result<Vec<Figure>, Failure> {
+        let pack = self.pack();
+        let publish = world.publish_rate(self.messages).await?;
+        let Rates { single, packed } = self.rates(world).await?;
         let floor = world.floor(self.messages * 5, pack).await?;
         let mut starts = world.latency(100, 300).await?;
         let ratio = |rate: f64| format!("{:.2} of the server's own rate", rate / publish);
+        let against = |rate: f64, of: fn(&Rates) -> f64| match &few {
+            Some(few) => format!("; {:.2} of that with {FEW}", rate / of(few)),
+            None => String::new(),
+        };
         starts.sort_unstable();
         let hundredth =
             |of: usize| starts[(starts.len() * of / 100).min(starts.len() - 1)].as_secs_f64() * 1e3;
@@ -79,14 +103,16 @@ impl NatsBench {
             figure("server: publish, acknowledged", publish, "messages/s")
                 .noting(format!("{} messages as long as a task, {ON_THE_WAY} on their way", self.messages)),
             figure("through all of it, single messages", single, "tasks/s").noting(format!(
-                "{} tasks, {runners} runner(s); {}",
+                "{} tasks, {runners} runner(s); {}{}",
                 self.messages,
-                ratio(single)
+                ratio(single),
+                against(single, |few| few.single)
             )),
             figure("through all of it, packs", packed, "tasks/s").noting(format!(
-                "{} tasks in packs of {pack}; {}",
+                "{} tasks in packs of {pack}; {}{}",
                 self.messages * 5,
-                ratio(packed)
+                ratio(packed),
+                against(packed, |few| few.packed)
             )),
             figure("the messages of packs alone", floor, "tasks/s")
                 .noting(format!("as many and as long, nobody decides; {}", ratio(floor))),
@@ -94,6 +120,12 @@ impl NatsBench {
             figure("submit to start, p99", hundredth(99), "ms"),
         ])
     }
+}
+
+/// Tasks a second from the first publication until all have ended.
+struct Rates {
+    single: f64,
+    packed: f64,
 }
 
 /// A dispatcher and its runners in this process, on a server outside.
@@ -141,35 +173,13 @@ impl World {
             scratch,
         };
         for number in 0..runners {
-            world.add_runner(number, (SLOTS / runners).max(1)).await?;
+            let slots = (SLOTS / runners).max(1);
+            let runner = runner(&world.server, &world.names, number, slots, &world.scratch).await?;
+            world.runners.spawn(runner.run(world.stop_runners.clone()));
         }
         let count = runners as usize;
         world.until("the runners registered", |state| state.fleet().len() == count).await?;
         Ok(world)
-    }
-
-    async fn add_runner(&mut self, number: u32, slots: u32) -> Result<(), Failure> {
-        let id = RunnerId::parse(&format!("runner-{number}")).expect("a legal name");
-        let connection = Connection::open(&self.server).await?;
-        let link = NatsLink::open(connection, self.names.clone(), &id, None).await;
-        let link = link.map_err(|why| Failure::Broken(why.to_string()))?;
-        let offer = Offer {
-            kinds: [Kind::Job, Kind::Build].into(),
-            queues: Default::default(),
-            arch: "amd64".into(),
-            os: "linux".into(),
-            labels: Default::default(),
-            taints: Default::default(),
-            group: None,
-            resources: Some(Resources::new(10_000_000, 1 << 40)),
-            slots,
-            open: false,
-        };
-        let data = self.scratch.join(id.as_str());
-        let config = RunnerConfig::new(id, Arc::new(offer), data);
-        let runner = Runner::new(config, Arc::new(link), Arc::new(NoopBackend));
-        self.runners.spawn(runner.run(self.stop_runners.clone()));
-        Ok(())
     }
 
     async fn until(&self, what: &str, fact: impl Fn(&State) -> bool) -> Result<(), Failure> {
@@ -195,7 +205,9 @@ impl World {
         };
         js.create_stream(config).await.map_err(|why| Failure::Broken(chain(&why)))?;
         let bodies = (0..messages).map(|number| (subject.clone(), task(&format!("probe-{number}"))));
-        let took = self.publish(bodies).await?;
+        let began = Instant::now();
+        publish(&self.connection, bodies).await?;
+        let took = began.elapsed();
         js.delete_stream(stream).await.map_err(|why| Failure::Broken(chain(&why)))?;
         Ok(messages as f64 / took.as_secs_f64())
     }
@@ -223,30 +235,13 @@ impl World {
             Ok(())
         };
         let bodies = bodies.into_iter().map(|body| (subject.clone(), body));
-        tokio::try_join!(self.publish(bodies), finished)?;
+        tokio::try_join!(publish(&self.connection, bodies), finished)?;
         Ok(tasks as f64 / began.elapsed().as_secs_f64())
     }
 
     /// Tasks a second where nobody decides.
     async fn floor(&self, tasks: usize, pack: usize) -> Result<f64, Failure> {
         floor::rate(&self.server, self.names.prefix(), bodies("floor", tasks, pack), pack).await
-    }
-
-    async fn publish(
-        &self,
-        bodies: impl IntoIterator<Item = (String, Vec<u8>)>,
-    ) -> Result<Duration, Failure> {
-        let js = &self.connection.jetstream;
-        let began = Instant::now();
-        let mut sent: Vec<PublishAckFuture> = Vec::with_capacity(ON_THE_WAY);
-        for (subject, body) in bodies {
-            sent.push(js.publish(subject, body.into()).await.map_err(|why| Failure::Broken(chain(&why)))?);
-            if sent.len() == ON_THE_WAY {
-                acknowledged(sent.drain(..)).await?;
-            }
-        }
-        acknowledged(sent.drain(..)).await?;
-        Ok(began.elapsed())
     }
 
     /// Times from before a task is published until its start is committed, at `rate` tasks a second.
@@ -284,17 +279,66 @@ impl World {
         }
         self.stop.cancel();
         self.dispatcher.finished().await;
-        let names = &self.names;
-        for stream in
-            [names.submit_stream(), names.report_stream(), names.history_stream(), names.bucket_stream()]
-        {
-            let gone = self.connection.jetstream.delete_stream(&stream).await;
-            gone.map_err(|why| Failure::Broken(format!("remove stream {stream}: {}", chain(&why))))?;
-        }
+        remove_streams(&self.connection, &self.names).await?;
         // What cannot be removed is left to whoever cleans up temporary files.
         let _ = std::fs::remove_dir_all(&self.scratch);
         Ok(())
     }
+}
+
+/// A runner without work of its own, linked over a connection of its own.
+pub(super) async fn runner(
+    server: &Server,
+    names: &Names,
+    number: u32,
+    slots: u32,
+    scratch: &Path,
+) -> Result<Runner, Failure> {
+    let id = RunnerId::parse(&format!("runner-{number}")).expect("a legal name");
+    let connection = Connection::open(server).await?;
+    let link = NatsLink::open(connection, names.clone(), &id, None).await;
+    let link = link.map_err(|why| Failure::Broken(why.to_string()))?;
+    let offer = Offer {
+        kinds: [Kind::Job, Kind::Build].into(),
+        queues: Default::default(),
+        arch: "amd64".into(),
+        os: "linux".into(),
+        labels: Default::default(),
+        taints: Default::default(),
+        group: None,
+        resources: Some(Resources::new(10_000_000, 1 << 40)),
+        slots,
+        open: false,
+    };
+    let data = scratch.join(id.as_str());
+    Ok(Runner::new(RunnerConfig::new(id, Arc::new(offer), data), Arc::new(link), Arc::new(NoopBackend)))
+}
+
+/// Publishes messages, [`ON_THE_WAY`] at once, and waits until the server has them.
+pub(super) async fn publish(
+    connection: &Connection,
+    bodies: impl IntoIterator<Item = (String, Vec<u8>)>,
+) -> Result<(), Failure> {
+    let js = &connection.jetstream;
+    let mut sent: Vec<PublishAckFuture> = Vec::with_capacity(ON_THE_WAY);
+    for (subject, body) in bodies {
+        sent.push(js.publish(subject, body.into()).await.map_err(|why| Failure::Broken(chain(&why)))?);
+        if sent.len() == ON_THE_WAY {
+            acknowledged(sent.drain(..)).await?;
+        }
+    }
+    acknowledged(sent.drain(..)).await
+}
+
+/// Removes all that a pool has on the server.
+pub(super) async fn remove_streams(connection: &Connection, names: &Names) -> Result<(), Failure> {
+    for stream in
+        [names.submit_stream(), names.report_stream(), names.history_stream(), names.bucket_stream()]
+    {
+        let gone = connection.jetstream.delete_stream(&stream).await;
+        gone.map_err(|why| Failure::Broken(format!("remove stream {stream}: {}", chain(&why))))?;
+    }
+    Ok(())
 }
 
 pub(super) async fn acknowledged(sent: impl Iterator<Item = PublishAckFuture>) -> Result<(), Failure> {
@@ -306,7 +350,7 @@ pub(super) async fn acknowledged(sent: impl Iterator<Item = PublishAckFuture>) -
 }
 
 /// Messages of `pack` tasks each.
-fn bodies(name: &str, tasks: usize, pack: usize) -> Vec<Vec<u8>> {
+pub(super) fn bodies(name: &str, tasks: usize, pack: usize) -> Vec<Vec<u8>> {
     let numbers: Vec<usize> = (0..tasks).collect();
     let body = |chunk: &[usize]| {
         let tasks: Vec<Vec<u8>> = chunk.iter().map(|number| task(&format!("{name}-{number}"))).collect();

@@ -198,9 +198,9 @@ pub fn placed(turn: &Turn) -> usize {
     turn.changes.iter().filter(assigned).count()
 }
 
-/// Bytes this process holds in memory at the moment, as the kernel counts them.
-pub fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+/// Bytes a process (a number, or `self`) holds in memory at the moment, as the kernel counts them.
+pub fn resident(process: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = resident.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)

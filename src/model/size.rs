@@ -3,13 +3,13 @@
 //! Law: never less than what is written, for tasks and their bodies, whatever names and texts they carry; and little
 //! more, since what is reserved and not used makes turns small. Other rows are few, and estimated by their texts.
 
-use crate::model::text::written;
-use crate::model::{
+use super::text::written;
+use super::{
     Artifacts, Assignment, Fact, Key, Lifecycle, LifecycleState, Limits, Offer, Row, Shape, Task, TaskState,
 };
 
 /// A row of a task besides its names and what only some tasks have.
-pub(super) const TASK: usize = 360;
+pub const TASK: usize = 360;
 /// An attempt, or an end, besides its names.
 const ATTEMPT: usize = 250;
 /// Limits besides the number of attempts, and places within a group or among priorities.
@@ -73,7 +73,7 @@ pub fn of_fact(fact: &Fact) -> usize {
 }
 
 /// A group's row, of which it is not known yet what it will say.
-pub(super) const fn of_unwritten_group() -> usize {
+pub const fn of_unwritten_group() -> usize {
     OTHER_ROW
 }
 
@@ -86,7 +86,7 @@ fn of_event(event: &Lifecycle) -> usize {
 }
 
 fn of_task(task: &Task) -> usize {
-    let name = |name: Option<&crate::model::Id>| name.map_or(0, |name| name.as_str().len() + 2 * AROUND);
+    let name = |name: Option<&super::Id>| name.map_or(0, |name| name.as_str().len() + 2 * AROUND);
     let grouping = task.index.is_some() || task.priority != 0;
     TASK + task.id.as_str().len()
         + task.tenant.as_str().len()
@@ -127,7 +127,7 @@ fn of_state(state: &TaskState) -> usize {
 }
 
 fn of_assignment(held: &Assignment) -> usize {
-    let name = |puller: &crate::model::Puller| puller.name.as_ref().map_or(0, |name| name.as_str().len());
+    let name = |puller: &super::Puller| puller.name.as_ref().map_or(0, |name| name.as_str().len());
     ATTEMPT
         + held.runner.as_str().len()
         + written(&held.incarnation)
