@@ -73,6 +73,8 @@ pub struct Member {
     pub(super) counter: u64,
     settings: Arc<Settings>,
     released: bool,
+    /// Whether it has seen a turn being written since it was started.
+    has_watched: bool,
     inbox_gone: bool,
 }
 
@@ -97,7 +99,8 @@ impl Inbox for DoorInbox {
 enum Turned {
     /// Nothing was written for so long, or the leader has gone of its own accord.
     Leaderless {
-        silence: Duration,
+        /// Since when nothing was written; nothing if nobody here knows.
+        silence: Option<Duration>,
     },
     Stopped,
 }
@@ -140,6 +143,7 @@ impl Member {
             counter: 0,
             settings: parts.settings,
             released: head.released,
+            has_watched: false,
             inbox_gone: false,
         };
         Ok((member, handle))
@@ -170,14 +174,16 @@ impl Member {
                 }
             };
             let turn = self.view.read(State::turn);
-            tracing::info!(turn, silence_ms = silence.as_millis(), "nobody leads; taking over");
-            let stopped = TurnLoop::begin(&mut self, Some(silence)).run(&stop).await;
+            let silence_ms = silence.map(|silence| silence.as_millis());
+            tracing::info!(turn, silence_ms, "nobody leads; taking over");
+            let stopped = TurnLoop::begin(&mut self, silence).run(&stop).await;
             if stop.is_cancelled() {
                 return stopped;
             }
             tracing::warn!(?stopped, "leads no longer; following");
             // A pool that was let go is for others first.
             self.released = false;
+            self.has_watched = true;
             self.status.send_modify(|status| status.role = Role::Following);
         }
     }
@@ -215,6 +221,7 @@ impl Member {
                     followed = turns.next() => match followed {
                         Some(Follow::Turn(record)) => {
                             heard = self.clock.monotonic();
+                            self.has_watched = true;
                             self.take_over_from(&record);
                         }
                         Some(Follow::Behind) => {
@@ -235,7 +242,8 @@ impl Member {
                     call = self.calls.recv() => drop(call), // its asker learns that nobody leads here
                     () = tokio::time::sleep(patience.saturating_sub(silence)) => {
                         if !self.is_inbox_gone() {
-                            return Turned::Leaderless { silence };
+                            let silence = self.clock.monotonic().saturating_sub(heard);
+                            return Turned::Leaderless { silence: self.has_watched.then_some(silence) };
                         }
                     }
                 }

@@ -1,7 +1,7 @@
 //! A snapshot as JSON: pages of rows, and the pointer that says which pages make it up.
 //!
-//! Law: a pointer names the turn its pages stand for and, for each page, the turn the page was written for; a
-//! page that is older than the pointer says is not the one it means. A pointer of a newer format is an error
+//! Law: a pointer names a turn and the pages that have, together with the turns after that one, all rows; and for each
+//! page the turn after which it was written: a page that is older than that is not the one it means. A pointer of a newer format is an error
 //! that says so.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use super::turn::DecodeError;
 use crate::model::turn::FORMAT;
 use crate::model::{Head, Row};
 
-/// Some of the rows as they stood after a turn.
+/// Some of the rows as they stood after a turn; what changed shortly before it may be missing.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Page {
     pub turn: u64,
@@ -23,7 +23,7 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pointer {
     pub format: u32,
-    /// The turn after which the rows stood like this.
+    /// The turn after which the rows stood like this, but for those that a turn after it has changed.
     pub turn: u64,
     /// Where that turn, and nothing after it, had been written: what comes later is read from the log.
     pub sequence: u64,

@@ -22,6 +22,8 @@ pub(super) struct Known {
     pub(super) head: Head,
     /// The turn that this process tried last.
     tried: Option<TurnId>,
+    /// Whether this process wrote `head`.
+    wrote_head: bool,
     /// The latest turns and where they stand, the head last.
     turns: VecDeque<(TurnId, u64)>,
     /// What the snapshot has not heard of yet.
@@ -53,7 +55,7 @@ impl Known {
     /// Everything there is, just loaded.
     pub(super) fn new(sequence: u64, head: Head, turns: VecDeque<(TurnId, u64)>, rows: Vec<Row>) -> Self {
         let news = News { rows: Some((head, rows)), turns: Vec::new(), of_others: true };
-        Self { sequence, head, tried: None, turns, news }
+        Self { sequence, head, tried: None, wrote_head: false, turns, news }
     }
 
     /// Takes in a turn that was read or written at `sequence`.
@@ -70,7 +72,8 @@ impl Known {
                 self.turns.pop_front();
             }
             self.news.turns.push(turn.clone());
-            self.news.of_others |= !self.is_ours();
+            self.wrote_head = self.is_ours();
+            self.news.of_others |= !self.wrote_head;
             return Step::Known;
         }
         match self.standing(turn.number) {
@@ -113,7 +116,12 @@ impl Known {
         self.tried = Some(turn);
     }
 
-    /// Whether this process wrote the last turn.
+    /// The last sequence, if this process wrote the last turn; it may be trying the next one meanwhile.
+    pub(super) fn written_up_to(&self) -> Option<u64> {
+        self.wrote_head.then_some(self.sequence)
+    }
+
+    /// Whether this process wrote the last turn, and tries none after it.
     pub(super) fn is_ours(&self) -> bool {
         self.tried == Some(self.head.id)
     }

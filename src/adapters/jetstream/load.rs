@@ -1,7 +1,7 @@
 //! Loading: the snapshot's pages and the turns after it, as one state.
 //!
 //! Law: the bucket is read up to a last sequence, in order and without a gap, so what was gathered is what stood
-//! there at that moment. It is the table if the newest pointer's pages are all there, none older than the
+//! there at that moment. No page is believed before the turns are read up to where it stands: it has what they say. It is the table if the newest pointer's pages are all there, none older than the
 //! pointer says, and the turns follow from the pointer's to the last one without a gap. If not, somebody was
 //! writing meanwhile: what has been written since is read on top, and it is judged again.
 //!
@@ -71,6 +71,7 @@ async fn read(shared: &Shared) -> Result<Loaded, Trouble> {
         return gathered.judge(0).map_err(Trouble::Damaged);
     }
     let from = gathered.snapshot(bucket).await?;
+    last = last.max(gathered.newest);
     let mut reader = Reader::start(bucket, &[], from).await?;
     let mut reached = from - 1;
     let mut looks = 0;
@@ -101,6 +102,8 @@ async fn read(shared: &Shared) -> Result<Loaded, Trouble> {
 struct Gathered {
     pointer: Option<Pointer>,
     pages: HashMap<String, Page>,
+    /// The last sequence of anything that was taken.
+    newest: u64,
     /// The latest turns without a gap between them.
     turns: VecDeque<(u64, Arc<TurnRecord>)>,
 }
@@ -126,6 +129,7 @@ impl Gathered {
     }
 
     fn take(&mut self, entry: &Entry) -> Result<(), Trouble> {
+        self.newest = self.newest.max(entry.sequence);
         if let Some(number) = turn_number(&entry.key) {
             if self.pointer.as_ref().is_some_and(|pointer| number <= pointer.turn) {
                 return Ok(());
@@ -156,8 +160,12 @@ impl Gathered {
         Ok(())
     }
 
-    /// The table, or what is missing for one.
+    /// The table after everything up to `sequence`, or what is missing for one.
     fn judge(&mut self, sequence: u64) -> Result<Loaded, String> {
+        if sequence < self.newest {
+            let newest = self.newest;
+            return Err(format!("a page stands at {newest}, and turns were read up to {sequence}"));
+        }
         let before = self.pointer.as_ref().map_or(Head::empty(), |pointer| pointer.head);
         for (key, turn) in self.pointer.iter().flat_map(|pointer| &pointer.pages) {
             match self.pages.get(key) {

@@ -93,7 +93,7 @@ struct Shared {
     /// The number of connections after which the bucket was last found to have what was seen of it.
     checked: AtomicU64,
     snapshot: tokio::sync::Mutex<Snapshot>,
-    /// Told of every turn that becomes known.
+    /// Told when a turn becomes known.
     news: Arc<Notify>,
     /// The newest turn that what was followed has told of.
     newest: watch::Sender<u64>,

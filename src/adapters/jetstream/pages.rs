@@ -1,8 +1,9 @@
 //! The rows as pages: which row stands on which page, and which pages must be written again.
 //!
 //! Laws, on which reading a half-written snapshot rests:
-//! - a row leaves its page only after it has changed since the pointer was written, so that the turns after the
-//!   pointer's have it; whatever has not changed stands on exactly one of the pointer's pages;
+//! - a row leaves its page only after it has changed since the pointer's turn, so that the turns after that have it;
+//!   whatever has not changed stands on exactly one of the pointer's pages;
+//! - a page says of no row what it was not measured for: one that has changed since is left to the turns;
 //! - pages are the property of the leadership that made them: their names have the turn they were made for, no
 //!   other leadership uses them, and a new one begins with pages of its own;
 //! - a page is only written again if a row on it changed.
@@ -16,7 +17,7 @@ use crate::model::{Change, Head, Key, Row, TurnRecord, size};
 use crate::wire::snapshot::{Pointer, encode_page};
 use crate::wire::turn::length_of_row;
 
-/// How large a page becomes, in bytes; only a single row may be larger.
+/// How large a page becomes, in bytes, by what its rows take at most; only a single row may be larger.
 const PAGE_BYTES: usize = 384 << 10;
 
 /// All rows after one turn, and the pages they stand on.
@@ -28,7 +29,7 @@ pub(super) struct Pages {
     /// The head when rows were last put on pages.
     arranged: Head,
     rows: FxHashMap<Key, Standing>,
-    /// Whether any row has changed since then.
+    /// Whether any row has changed since they were put on pages.
     changed: bool,
     pages: BTreeMap<PageId, Page>,
     /// How many pages were made for this turn.
@@ -54,7 +55,7 @@ struct Place {
 struct Page {
     rows: usize,
     bytes: usize,
-    /// Whether it says anything but its rows.
+    /// Whether it says anything but the rows that were put on it.
     stale: bool,
     /// The turn it was last written for.
     written: Option<u64>,
@@ -152,10 +153,11 @@ impl Pages {
         stale
     }
 
-    /// A page as it is to be written, of those of its rows that are there. What has changed since rows were put on pages
-    /// is in the turns since; here it may be either way.
+    /// A page as it is to be written, of those of its rows that have not changed since they were put on it: the others
+    /// are in the turns since, and make their page stale again when rows are put on pages next.
     pub(super) fn encode(&self, id: PageId, keys: &[Key]) -> Vec<u8> {
-        let on_it = |standing: &&Standing| standing.place.is_some_and(|place| place.page == id);
+        let on_it =
+            |standing: &&Standing| !standing.changed && standing.place.is_some_and(|place| place.page == id);
         let rows = keys.iter().filter_map(|key| self.rows.get(key).filter(on_it));
         encode_page(self.head.number, rows.map(|standing| &standing.row))
     }
@@ -168,7 +170,7 @@ impl Pages {
         }
     }
 
-    /// The pointer to the pages, once none of them is stale; `sequence` is where the turn stands after which rows were
+    /// The pointer to the pages, once those are written that had become stale; `sequence` is where the turn stands after which rows were
     /// put on them.
     pub(super) fn pointer(&self, format: u32, sequence: u64) -> Pointer {
         let pages = self.pages.iter().filter(|(_, page)| page.rows > 0);
@@ -370,7 +372,9 @@ mod tests {
             for (page, keys) in pages.stale() {
                 log.push(turn(&pages, changes(2)));
                 pages.turn(log.last().expect("a turn"));
-                written.insert(page, pages.encode(page, &keys));
+                let bytes = pages.encode(page, &keys);
+                assert!(bytes.len() <= PAGE_BYTES + 100, "{page}: {}", bytes.len());
+                written.insert(page, bytes);
                 pages.wrote(page);
             }
             let pointer = pages.pointer(FORMAT, 0);

@@ -34,6 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const EMPTY_TURNS: u64 = TURNS_KEPT / 2;
 /// How often a write is tried that the server is too busy for.
 const TRIES: u32 = 8;
+const DEPOSED: &str = "another process writes the turns now";
 /// How long is waited before that, times the tries so far.
 const BUSY: Duration = Duration::from_millis(5);
 
@@ -44,7 +45,7 @@ pub(super) struct Snapshot {
     pages: Option<Arc<Mutex<Pages>>>,
     /// The turn of the last pointer this leadership has written.
     pointer: Option<u64>,
-    /// Where the last turn stands that the pages have taken in, if this process wrote it.
+    /// The last sequence known with the last turn that the pages have taken in, if this process wrote that turn.
     ours: Option<u64>,
     /// Whether the pages were begun and the pointer to them not written.
     unfinished: bool,
@@ -107,7 +108,7 @@ impl Snapshot {
     /// Takes in what has become known since the last time. Says whether the pages are still those of before.
     fn hear(&mut self, shared: &Shared) -> bool {
         let (News { rows, turns, of_others }, ours) = match shared.known().as_mut() {
-            Some(known) => (known.take_news(), known.is_ours().then_some(known.sequence)),
+            Some(known) => (known.take_news(), known.written_up_to()),
             None => return true,
         };
         let kept = rows.is_none() && !of_others;
@@ -141,6 +142,8 @@ impl Snapshot {
         let Some(sequence) = self.ours else { return Ok(()) };
         let Some(pages) = self.pages.clone() else { return Ok(()) };
         self.unfinished = true;
+        // A page may come to be stored although nobody says so.
+        let untidy = std::mem::replace(&mut self.untidy, true);
         // All rows are looked through: off the asynchronous threads.
         let arranged = pages.clone();
         let arranging = move || {
@@ -157,17 +160,19 @@ impl Snapshot {
         };
         for (page, keys) in stale {
             if !self.hear(shared) {
-                return Err(Trouble::Unclear("another process writes the turns now".to_owned()));
+                return Err(Trouble::Unclear(DEPOSED.to_owned()));
             }
             let bytes = hold(&pages).encode(page, &keys);
             write(shared, &page.to_string(), bytes).await?;
             hold(&pages).wrote(page);
         }
+        if !self.hear(shared) {
+            return Err(Trouble::Unclear(DEPOSED.to_owned()));
+        }
         let pointer = hold(&pages).pointer(FORMAT, sequence);
         write(shared, POINTER, encode_pointer(&pointer)).await?;
         (self.pointer, self.unfinished) = (Some(pointer.turn), false);
 
-        let untidy = std::mem::replace(&mut self.untidy, true);
         let empty = hold(&pages).drop_empty();
         for page in empty {
             shared.bucket.drop_messages(&page.to_string(), None).await?;
@@ -194,7 +199,7 @@ async fn write(shared: &Shared, key: &str, bytes: Vec<u8>) -> Result<(), Trouble
         }
         let after = shared.known().as_ref().and_then(|known| known.is_ours().then_some(known.sequence));
         let Some(after) = after else {
-            return Err(Trouble::Unclear("another process writes the turns now".to_owned()));
+            return Err(Trouble::Unclear(DEPOSED.to_owned()));
         };
         match publish(&shared.bucket, key, bytes.clone(), after).await {
             Published::At(sequence) => {
