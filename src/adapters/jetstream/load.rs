@@ -218,3 +218,16 @@ pub(super) fn decode_turn(number: u64, bytes: &[u8]) -> Result<Arc<TurnRecord>, 
         Err(Trouble::Damaged(format!("turn {} stands under the key of turn {number}", turn.number)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_page_is_believed_before_the_turns_up_to_where_it_stands_are_read() {
+        let mut gathered = Gathered { newest: 1_100, ..Gathered::default() };
+        let why = gathered.judge(1_005).expect_err("the page has what turns after 1,005 say");
+        assert_eq!(why, "a page stands at 1100, and turns were read up to 1005");
+        assert_eq!(gathered.judge(1_100).expect("nothing is missing").sequence, 1_100);
+    }
+}
