@@ -35,6 +35,20 @@ pub struct Server {
     pub inbox: Option<String>,
 }
 
+/// What is wrong with the address of a NATS server, if anything.
+pub fn wrong_with(url: &str) -> Option<String> {
+    // An address without a scheme is NATS's.
+    let whole = if url.contains("://") { url.to_owned() } else { format!("nats://{url}") };
+    match reqwest::Url::parse(&whole) {
+        Err(why) => Some(format!("is no URL: {why}")),
+        Ok(parsed) => match parsed.scheme() {
+            "nats" | "tls" if parsed.has_host() => None,
+            "nats" | "tls" => Some("names no host".to_owned()),
+            other => Some(format!("has the scheme {other:?}")),
+        },
+    }
+}
+
 /// What has happened to the connection so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Weather {
@@ -61,6 +75,8 @@ pub struct Connection {
 pub enum ConnectError {
     #[error("connect to NATS at {url}: {why}; start a nats-server there or name another (--nats URL)")]
     Unreachable { url: String, why: String },
+    #[error("NATS at {url:?} {why}; give an address like nats://127.0.0.1:4222 (--nats URL)")]
+    Address { url: String, why: String },
     #[error("read the NATS credentials {file}: {why}")]
     Credentials { file: String, why: String },
 }
@@ -101,6 +117,9 @@ impl Connection {
                 std::future::ready(())
             });
         let urls: Vec<String> = server.url.split(',').map(|url| url.trim().to_owned()).collect();
+        if let Some((url, why)) = urls.iter().find_map(|url| Some((url, wrong_with(url)?))) {
+            return Err(ConnectError::Address { url: shown(url), why });
+        }
         let client = options.connect(urls).await.map_err(|why| unreachable(chain(&why)))?;
         let jetstream =
             ContextBuilder::new().timeout(ANSWER_WITHIN).ack_timeout(ANSWER_WITHIN).build(client.clone());

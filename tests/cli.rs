@@ -32,7 +32,7 @@ fn help_says_what_there_is_and_how_to_begin() {
 
 #[test]
 fn wrong_usage_and_configuration_end_with_2() {
-    let wrong: [&[&str]; 10] = [
+    let wrong: [&[&str]; 15] = [
         &["submit", "tasks.json", "--cpu", "2"],
         &["fly"],
         &["submit"],
@@ -43,6 +43,11 @@ fn wrong_usage_and_configuration_end_with_2() {
         &["runner", "--nats", "http://somewhere"],
         &["serve", "--config", "no-such-file.toml"],
         &["serve", "--listen", "nowhere"],
+        &["serve", "--listen", "127.0.0.1:0", "--nats", "http://somewhere"],
+        &["serve", "--listen", "127.0.0.1:0", "--nats", "foo bar"],
+        &["submit", "--id", "a b", "--", "true"],
+        &["submit", "--priority", "5000", "--", "true"],
+        &["table", "rows", "--kind", "job"],
     ];
     for args in wrong {
         let failed = Command::new(cargo_bin!("longshore")).args(args).assert().code(2);

@@ -83,6 +83,20 @@ fn a_runner_over_http_keeps_output_in_the_stream_too() {
 }
 
 #[test]
+fn the_output_is_whole_once_its_task_has_ended() {
+    let dir = TempDir::new().expect("a directory");
+    let server = Server::start(&dir.path().join("data"));
+    let _runner = runner(&server.url, "r1", dir.path(), &["--cpu", "1"]);
+    server.wait_for_runners(1);
+    for number in 0..5 {
+        let id = format!("t{number}");
+        submit(&server, dir.path(), &id, "echo one; echo two");
+        server.wait_until(&id, "ended");
+        assert_eq!(logs(&server, &id), "one\ntwo\n");
+    }
+}
+
+#[test]
 fn each_attempt_has_its_own_output_and_a_reader_follows_from_one_to_the_next() {
     let dir = TempDir::new().expect("a directory");
     let server = Server::start(&dir.path().join("data"));

@@ -72,6 +72,9 @@ async fn what_one_pool_has_no_other_knows() {
     for _ in 0..1_000 {
         let task: Value = reqwest::get(&url).await.expect("an answer").json().await.expect("JSON");
         if task["outcome"] == "succeeded" {
+            let shown = server.json(["ps", "--pool", "gpu", "--state", "ended"]);
+            assert_eq!(shown["tasks"][0]["id"], "t1", "{shown}");
+            assert_eq!(server.json(["ps"])["tasks"], json!([]));
             let other = reqwest::get(format!("{}/v1/tasks/t1", server.url)).await.expect("an answer");
             assert_eq!(other.status(), 404);
             let nowhere =

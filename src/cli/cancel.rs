@@ -25,6 +25,11 @@ impl Cancel {
         let answer = client.delete(&format!("/v1/tasks/{}", self.id), &query).await?;
         if paper.is_json() {
             paper.json(&if answer == Value::Null { json!({"id": self.id}) } else { answer });
+        } else if answer["remembered"] == true {
+            paper.line(format!(
+                "{} is not known here; should a submission from before this be on its way, it ends at once",
+                self.id
+            ));
         } else {
             paper.line(format!("{} is asked to end; `longshore why {0}` says how far that is", self.id));
         }

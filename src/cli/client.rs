@@ -27,6 +27,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Client {
     url: String,
+    /// The pool that is asked about, if not the server's first.
+    pool: Option<String>,
     http: reqwest::Client,
     reached: AtomicBool,
 }
@@ -57,7 +59,25 @@ impl Client {
         let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5));
         let http = http.default_headers(trace()).build();
         let http = http.map_err(|why| Failure::Broken(format!("prepare requests: {why}")))?;
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), http, reached: AtomicBool::new(false) })
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { url, pool: None, http, reached: AtomicBool::new(false) })
+    }
+
+    /// The same, about one pool.
+    pub(super) fn in_pool(self, pool: &str) -> Self {
+        Self { pool: Some(pool.to_owned()), ..self }
+    }
+
+    /// The address of `path`, about the pool that is meant.
+    fn address(&self, path: &str) -> String {
+        let address = format!("{}{path}", self.url);
+        match (&self.pool, reqwest::Url::parse(&address)) {
+            (Some(pool), Ok(mut url)) => {
+                url.query_pairs_mut().append_pair("pool", pool);
+                url.into()
+            }
+            _ => address,
+        }
     }
 
     /// Reads what stands at `path`.
@@ -90,7 +110,7 @@ impl Client {
     /// Opens the stream at `path`. It is tried once: who reads a stream knows how to go on without it.
     pub(super) async fn stream(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
         let path = with_query(path, query);
-        let sent = self.http.get(format!("{}{path}", self.url)).send().await;
+        let sent = self.http.get(self.address(&path)).send().await;
         let response = sent.map_err(|why| self.unreachable(&Method::GET, &path, &why))?;
         self.reached.store(true, Ordering::Relaxed);
         if response.status().is_success() {
@@ -149,7 +169,7 @@ impl Client {
         body: Body<'_>,
         once: Option<&str>,
     ) -> reqwest::Result<Response> {
-        let request = self.http.request(method.clone(), format!("{}{path}", self.url)).timeout(ANSWER_WITHIN);
+        let request = self.http.request(method.clone(), self.address(path)).timeout(ANSWER_WITHIN);
         let request = match once {
             Some(key) => request.header("Idempotency-Key", key),
             None => request,

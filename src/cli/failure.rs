@@ -66,7 +66,7 @@ impl Failure {
             Failure::Usage(_) | Failure::Config(_) => 2,
             Failure::Problem(problem) if matches!(problem.status, 400 | 413 | 415) => 2,
             Failure::Problem(problem) if matches!(problem.status, 502..=504) && problem.code != "frozen" => 3,
-            Failure::Nats(ConnectError::Credentials { .. }) => 2,
+            Failure::Nats(ConnectError::Credentials { .. } | ConnectError::Address { .. }) => 2,
             Failure::Unreachable { .. } | Failure::Nats(ConnectError::Unreachable { .. }) => 3,
             Failure::Work(code) => *code,
             Failure::Problem(_) | Failure::Broken(_) => 1,

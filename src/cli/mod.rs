@@ -111,13 +111,21 @@ struct Remote {
     /// Where the server answers
     #[arg(long, env = "LONGSHORE_URL", default_value = "http://127.0.0.1:8080", hide_env_values = true)]
     url: String,
+    /// The pool that is meant, where a server takes part in several [default: the first of its own]
+    #[arg(long, env = "LONGSHORE_POOL", hide_env_values = true)]
+    pool: Option<String>,
     #[command(flatten)]
     form: Form,
 }
 
 impl Remote {
     fn open(&self) -> Result<(Client, Paper), Failure> {
-        Ok((Client::new(&self.url)?, Paper::new(self.form)))
+        let client = Client::new(&self.url)?;
+        let client = match &self.pool {
+            Some(pool) => client.in_pool(pool),
+            None => client,
+        };
+        Ok((client, Paper::new(self.form)))
     }
 }
 

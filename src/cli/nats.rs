@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::failure::Failure;
-use crate::broker::{Connection, Server, shown};
+use crate::broker::{Connection, Server, shown, wrong_with};
 use crate::model::Id;
 use crate::wire::subject::{DEFAULT_POOL, Names};
 
@@ -110,16 +110,7 @@ impl Named {
 
 /// Whether one address could be a NATS server's.
 fn check(url: &str) -> Result<(), Failure> {
-    let wrong = |why: String| {
-        let place = shown(url);
-        Failure::Usage(format!("--nats ({place:?}) {why}; give an address like nats://127.0.0.1:4222"))
-    };
-    // An address without a scheme is NATS's.
-    let whole = if url.contains("://") { url.to_owned() } else { format!("nats://{url}") };
-    let parsed = reqwest::Url::parse(&whole).map_err(|why| wrong(format!("is no URL: {why}")))?;
-    match parsed.scheme() {
-        "nats" | "tls" if parsed.has_host() => Ok(()),
-        "nats" | "tls" => Err(wrong("names no host".to_owned())),
-        other => Err(wrong(format!("has the scheme {other:?}"))),
-    }
+    let Some(why) = wrong_with(url) else { return Ok(()) };
+    let place = shown(url);
+    Err(Failure::Usage(format!("--nats ({place:?}) {why}; give an address like nats://127.0.0.1:4222")))
 }

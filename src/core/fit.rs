@@ -153,7 +153,8 @@ impl Misfit {
         }
     }
 
-    /// How near the runner came to fitting: a runner of the wrong kind is farther than one too small.
+    /// How near the runner came to fitting: one of the wrong kind is farther than one too small, and nearest is one that
+    /// only has to become free.
     pub fn closeness(&self) -> u8 {
         match self {
             Misfit::Kind { .. } => 0,
@@ -165,7 +166,10 @@ impl Misfit {
             Misfit::Arch { .. } => 3,
             Misfit::Taint { .. } => 4,
             Misfit::Label { .. } => 5,
-            _ => 6,
+            Misfit::TooLarge { .. } => 6,
+            Misfit::Lost => 7,
+            Misfit::RefusedBefore | Misfit::Draining | Misfit::Held { .. } => 8,
+            _ => 9,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Output: what runners send of what work writes, and what people read of it.
 //!
-//! Law: reading shows what has arrived, in order. A reader that follows goes on through all attempts of a task, and ends
+//! Law: reading shows what has arrived, in order, and of a task that has just ended also the rest, which may be on its
+//! way for a moment. A reader that follows goes on through all attempts of a task, and ends
 //! when the task has ended and its last attempt has nothing more to say.
 
 use std::convert::Infallible;
@@ -126,8 +127,20 @@ impl Reader {
                 }
                 over = page.over;
             }
-            if !self.follow || (over && self.named) {
+            if over && self.named {
                 return None;
+            }
+            if !self.follow {
+                if over || !self.has_just_ended() {
+                    return None;
+                }
+                if !self.pause().await {
+                    return None;
+                }
+                if self.token.is_none() {
+                    self.token = self.newer().await;
+                }
+                continue;
             }
             if let Some(newer) = self.newer().await {
                 (self.token, self.from) = (Some(newer), 0);
@@ -139,11 +152,29 @@ impl Reader {
                     return None;
                 }
             }
-            tokio::select! {
-                () = sleep(LOOK_AGAIN) => {}
-                () = self.app.stop.cancelled() => return None,
+            if !self.pause().await {
+                return None;
             }
         }
+    }
+
+    /// Waits until it is time to look again; `false` if the server stops.
+    async fn pause(&self) -> bool {
+        tokio::select! {
+            () = sleep(LOOK_AGAIN) => true,
+            () = self.app.stop.cancelled() => false,
+        }
+    }
+
+    /// Whether the attempt that is read may have ended so lately that the rest of its output is on its way.
+    fn has_just_ended(&self) -> bool {
+        self.app.context.handle.view().read(|rows| {
+            let ending = rows.task(self.id.as_str()).and_then(|task| task.ending());
+            ending.is_some_and(|ending| {
+                self.token.is_none_or(|read| ending.token == Some(read))
+                    && rows.now().since(ending.ended) < LATE
+            })
+        })
     }
 
     /// An attempt after the one that is read.

@@ -74,6 +74,21 @@ impl Row {
 }
 
 impl Key {
+    /// All kinds of rows.
+    pub const KINDS: [&'static str; 11] = [
+        "task",
+        "spec",
+        "runner",
+        "holding",
+        "queue",
+        "class",
+        "intent",
+        "early_cancel",
+        "reservation",
+        "group",
+        "pool",
+    ];
+
     /// The word for the kind of row: the first part of a key as text.
     pub fn kind(&self) -> &'static str {
         match self {

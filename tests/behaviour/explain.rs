@@ -24,6 +24,21 @@ fn why_gives_verdict_position_and_the_misfit_on_each_runner() {
 }
 
 #[test]
+fn the_closest_runner_is_one_that_only_has_to_become_free() {
+    let mut world =
+        World::with_runners([runner("fits").cpu(4), runner("small").cpu(1), runner("zlost").cpu(4)]);
+    world.hold("zlost");
+    world.submit(task("runs").cpu(2));
+    world.submit(task("waits").cpu(4));
+    let why = world.why("waits");
+    assert!(
+        why.reasons.iter().any(|reason| reason.contains("the closest is fits: needs cpu 4")),
+        "{:?}",
+        why.reasons
+    );
+}
+
+#[test]
 fn why_says_what_else_a_task_waits_for() {
     let mut world = World::with_runners([runner("r")]);
     world.command(Command::PauseQueue { queue: id("slow") });

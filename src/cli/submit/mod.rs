@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::paper::{Ink, Paper, counted, text, took};
 use super::ps::standing;
 use super::{Remote, key_value};
+use crate::model::Id;
 use crate::model::resources::{parse_cpu, parse_memory};
 use crate::model::time::parse_span;
 pub(super) use packs::Pack;
@@ -32,15 +33,18 @@ const SHOWN: usize = 20;
 
 /// Submit a command, or tasks from a file
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   longshore submit --wait -- make test
   longshore submit --cpu 4 --memory 8GiB --arch arm64 -- ./build.sh
   longshore submit --image alpine:3 --memory 64MiB -- echo hello
   longshore submit tasks.ndjson
-  generate-tasks | longshore submit - --wait")]
+  generate-tasks | longshore submit - --wait"
+)]
 pub(super) struct Submit {
-    /// A file with one task, {\"tasks\": […]}, or one task a line; - reads standard input
+    /// A file with one task, {"tasks": […]}, or one task a line; - reads standard input
     #[arg(conflicts_with_all = ["command", "Asked"], required_unless_present = "command")]
     file: Option<String>,
     #[command(flatten)]
@@ -59,7 +63,7 @@ pub(super) struct Submit {
 #[derive(Debug, Args)]
 struct Asked {
     /// Name of the task [default: made up from the command]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     id: Option<String>,
     /// job, or build: a build may submit jobs of its own
     #[arg(long, value_parser = ["job", "build"])]
@@ -71,13 +75,13 @@ struct Asked {
     #[arg(long, value_parser = |text: &str| parse_memory(text).map(|_| text.to_owned()))]
     memory: Option<String>,
     /// Queue it waits in
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     queue: Option<String>,
     /// -1000 to 1000; the higher is placed first
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     priority: Option<i32>,
     /// The build this job belongs to [default: $LONGSHORE_BUILD]
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     build: Option<String>,
     /// Only on this architecture, like amd64 or arm64
     #[arg(long)]
@@ -123,6 +127,11 @@ impl Submit {
         let ended = until_ended(&client, paper, std::mem::take(&mut sent.taken)).await?;
         show_ended(&client, paper, sent.refused, ended).await
     }
+}
+
+/// Checks a name.
+fn name(text: &str) -> Result<String, String> {
+    Id::parse(text).map(|id| id.to_string()).map_err(|why| format!("it {why}"))
 }
 
 impl Asked {

@@ -19,7 +19,7 @@ use super::paper::{Ink, Paper, counted, text};
 use crate::adapters::RedbTable;
 use crate::adapters::jetstream::JetStreamTable;
 use crate::core::{Settings, State, invariant};
-use crate::model::{Fact, Head, Row, TurnRecord};
+use crate::model::{Fact, Head, Key, Row, TurnRecord};
 use crate::ports::{Load, TableError};
 use replicas::Compared;
 pub(super) use source::said;
@@ -47,8 +47,8 @@ enum What {
 
 #[derive(Debug, Args)]
 struct Rows {
-    /// Only rows of this kind: task, spec, runner, queue, class, early_cancel, group or pool
-    #[arg(long)]
+    /// Only rows of this kind
+    #[arg(long, value_parser = Key::KINDS)]
     kind: Option<String>,
     #[command(flatten)]
     place: Place,
