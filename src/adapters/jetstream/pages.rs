@@ -10,7 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use rustc_hash::FxHashMap;
+use indexmap::IndexMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::page_id::{Folder, PageId};
 use crate::model::{Change, Head, Key, Row, TurnRecord, size};
@@ -28,7 +29,8 @@ pub(super) struct Pages {
     head: Head,
     /// The head when rows were last put on pages.
     arranged: Head,
-    rows: FxHashMap<Key, Standing>,
+    /// One beside the other: a busy table would leave most places of a map of this size empty.
+    rows: IndexMap<Key, Standing, FxBuildHasher>,
     /// Whether any row has changed since they were put on pages.
     changed: bool,
     pages: BTreeMap<PageId, Page>,
@@ -97,7 +99,7 @@ impl Pages {
                     }
                 },
                 Change::Delete(_) => {
-                    let place = self.rows.remove(&key).and_then(|gone| gone.place);
+                    let place = self.rows.swap_remove(&key).and_then(|gone| gone.place);
                     self.take_off(place);
                 }
             }
