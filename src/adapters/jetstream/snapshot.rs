@@ -30,6 +30,8 @@ use crate::wire::snapshot::{decode_pointer, encode_pointer};
 
 /// How often it is looked whether there is anything to write, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long no page is written after each snapshot, at least: whoever loads meanwhile finds one that stays.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// How many turns without a change make a new pointer worth writing: the log would only grow.
 const EMPTY_TURNS: u64 = TURNS_KEPT / 2;
 /// How often a write is tried that the server is too busy for.
@@ -56,22 +58,25 @@ pub(super) struct Snapshot {
 
 /// Keeps the snapshot young for as long as the table is open.
 pub(super) async fn keep(table: Weak<Shared>) {
+    let mut wrote = Instant::now();
     loop {
         let Some(shared) = table.upgrade() else { return };
         let (every, news) = (shared.options.snapshot_every, shared.news.clone());
         drop(shared);
+        let pause = (every / 4).clamp(SHORTEST_PAUSE, LOOK_EVERY);
         // Turns are taken in as they come: those that wait for it are kept in memory.
-        let _ = timeout((every / 4).clamp(Duration::from_millis(10), LOOK_EVERY), news.notified()).await;
+        let _ = timeout(pause, news.notified()).await;
         let Some(shared) = table.upgrade() else { return };
         let mut snapshot = shared.snapshot.lock().await;
         snapshot.hear(&shared);
-        if snapshot.is_due(every) {
+        if wrote.elapsed() >= pause && snapshot.is_due(every) {
             snapshot.tried = Some(Instant::now());
             match snapshot.write(&shared).await {
                 Ok(()) => {}
                 Err(Trouble::Unclear(why)) => tracing::debug!(%why, "snapshot was not finished"),
                 Err(why) => tracing::warn!(why = why.why(), "snapshot was not written"),
             }
+            wrote = Instant::now();
         }
     }
 }
