@@ -140,7 +140,7 @@ impl Running {
 }
 
 fn broken(heard: &Heard) -> Option<Response> {
-    heard.broken.map(|status| (status, [("Retry-After", "3")], "no leader").into_response())
+    heard.broken.map(|status| (status, [("Retry-After", "3")], r#"{"detail":"no leader"}"#).into_response())
 }
 
 async fn register(State(shared): State<Shared>, body: Bytes) -> Response {
@@ -227,7 +227,7 @@ async fn the_link_tells_what_may_be_tried_again_from_what_may_not() {
     let busy = answered(StatusCode::SERVICE_UNAVAILABLE).await;
     assert!(
         matches!(&busy, LinkError::Retry { after: Some(after), message }
-            if *after == Duration::from_secs(3) && message.contains("503") && message.contains("no leader")),
+            if *after == Duration::from_secs(3) && message.contains("503") && message.ends_with(": no leader")),
         "{busy:?}"
     );
     assert!(answered(StatusCode::TOO_MANY_REQUESTS).await.is_retryable());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::{Client, Response, StatusCode, header};
+use serde_json::Value;
 
 use super::link::{Link, LinkError};
 use crate::model::{
@@ -77,8 +78,7 @@ async fn answer(asked: String, sent: reqwest::Result<Response>) -> Result<Answer
     if status.is_success() {
         return Ok(Answer { asked, body });
     }
-    let shown: String = String::from_utf8_lossy(&body).chars().take(SHOWN).collect();
-    let message = format!("{asked} was answered {status}: {}", shown.trim());
+    let message = format!("{asked} was answered {status}: {}", said(&body));
     Err(match status {
         // A conflict means that another incarnation of this runner, or none, is known.
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::CONFLICT => LinkError::Unknown { message },
@@ -86,6 +86,14 @@ async fn answer(asked: String, sent: reqwest::Result<Response>) -> Result<Answer
         _ if status.is_client_error() => LinkError::Refused { message },
         _ => LinkError::Retry { message, after },
     })
+}
+
+/// What a problem document says, or the beginning of whatever else was answered.
+fn said(body: &[u8]) -> String {
+    let problem: Option<Value> = serde_json::from_slice(body).ok();
+    let detail = problem.as_ref().and_then(|problem| problem.get("detail")?.as_str());
+    let beginning = || String::from_utf8_lossy(body).trim().chars().take(SHOWN).collect();
+    detail.map_or_else(beginning, str::to_owned)
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {

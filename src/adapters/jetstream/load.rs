@@ -1,9 +1,10 @@
 //! Loading: the snapshot's pages and the turns after it, as one state.
 //!
 //! Law: the bucket is read up to a last sequence, in order and without a gap, so what was gathered is what stood
-//! there at that moment. No page is believed before the turns are read up to where it stands: it has what they say. It is the table if the newest pointer's pages are all there, none older than the
+//! there at that moment. It is the table if the newest pointer's pages are all there, none older than the
 //! pointer says, and the turns follow from the pointer's to the last one without a gap. If not, somebody was
-//! writing meanwhile: what has been written since is read on top, and it is judged again.
+//! writing meanwhile: what has been written since is read on top, and it is judged again. No page is believed
+//! before the turns are read up to where it stands: it has what they say.
 //!
 //! A row's value is its last change in the turns after the pointer's, else what its page says. That is right
 //! also while the next snapshot is half written, because a row leaves its page only after it has changed, and

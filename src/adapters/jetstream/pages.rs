@@ -172,8 +172,8 @@ impl Pages {
         }
     }
 
-    /// The pointer to the pages, once those are written that had become stale; `sequence` is where the turn stands after which rows were
-    /// put on them.
+    /// The pointer to the pages, once those are written that had become stale; `sequence` is where the turn stands
+    /// after which rows were put on them.
     pub(super) fn pointer(&self, format: u32, sequence: u64) -> Pointer {
         let pages = self.pages.iter().filter(|(_, page)| page.rows > 0);
         Pointer {

@@ -36,9 +36,9 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const EMPTY_TURNS: u64 = TURNS_KEPT / 2;
 /// How often a write is tried that the server is too busy for.
 const TRIES: u32 = 8;
-const DEPOSED: &str = "another process writes the turns now";
 /// How long is waited before that, times the tries so far.
 const BUSY: Duration = Duration::from_millis(5);
+const DEPOSED: &str = "another process writes the turns now";
 
 /// What this process knows of the snapshot.
 #[derive(Debug, Default)]
