@@ -33,19 +33,16 @@ const SHOWN: usize = 20;
 
 /// Submit a command, or tasks from a file
 #[derive(Debug, Args)]
-#[command(
-    arg_required_else_help = true,
-    after_help = "\
+#[command(after_help = "\
 Examples:
   longshore submit --wait -- make test
   longshore submit --cpu 4 --memory 8GiB --arch arm64 -- ./build.sh
   longshore submit --image alpine:3 --memory 64MiB -- echo hello
   longshore submit tasks.ndjson
-  generate-tasks | longshore submit - --wait"
-)]
+  generate-tasks | longshore submit - --wait")]
 pub(super) struct Submit {
     /// A file with one task, {"tasks": […]}, or one task a line; - reads standard input
-    #[arg(conflicts_with_all = ["command", "Asked"], required_unless_present = "command")]
+    #[arg(conflicts_with_all = ["command", "Asked"])]
     file: Option<String>,
     #[command(flatten)]
     asked: Asked,
@@ -111,6 +108,11 @@ struct Asked {
 
 impl Submit {
     pub(super) async fn run(self) -> Result<(), Failure> {
+        if self.file.is_none() && self.command.is_empty() {
+            let why =
+                "nothing to submit; give a command, `longshore submit -- make test`, or a file of tasks";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         let (client, paper) = self.remote.open()?;
         let mut sent = Sent::default();
         match &self.file {
