@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::failure::{Failure, Problem};
-use crate::model::Traceparent;
+use crate::model::{Id, Traceparent};
 
 /// How long a server that was reached before may be away, or busy, until a command gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Client {
     url: String,
     /// The pool that is asked about, if not the server's first.
-    pool: Option<String>,
+    pool: Option<Id>,
     http: reqwest::Client,
     reached: AtomicBool,
 }
@@ -64,20 +64,15 @@ impl Client {
     }
 
     /// The same, about one pool.
-    pub(super) fn in_pool(self, pool: &str) -> Self {
-        Self { pool: Some(pool.to_owned()), ..self }
+    pub(super) fn in_pool(self, pool: Option<Id>) -> Self {
+        Self { pool, ..self }
     }
 
     /// The address of `path`, about the pool that is meant.
     fn address(&self, path: &str) -> String {
-        let address = format!("{}{path}", self.url);
-        match (&self.pool, reqwest::Url::parse(&address)) {
-            (Some(pool), Ok(mut url)) => {
-                url.query_pairs_mut().append_pair("pool", pool);
-                url.into()
-            }
-            _ => address,
-        }
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let pool = self.pool.as_ref().map(|pool| format!("{mark}pool={pool}")).unwrap_or_default();
+        format!("{}{path}{pool}", self.url)
     }
 
     /// Reads what stands at `path`.

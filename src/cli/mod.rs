@@ -48,6 +48,7 @@ use client::Client;
 use failure::Failure;
 use paper::Paper;
 
+use crate::model::Id;
 use crate::telemetry::logs::{Format, Level, Logging};
 
 /// What is shown at the end of the help.
@@ -113,7 +114,7 @@ struct Remote {
     url: String,
     /// The pool that is meant, where a server takes part in several [default: the first of its own]
     #[arg(long, env = "LONGSHORE_POOL", hide_env_values = true)]
-    pool: Option<String>,
+    pool: Option<Id>,
     #[command(flatten)]
     form: Form,
 }
@@ -121,11 +122,7 @@ struct Remote {
 impl Remote {
     fn open(&self) -> Result<(Client, Paper), Failure> {
         let client = Client::new(&self.url)?;
-        let client = match &self.pool {
-            Some(pool) => client.in_pool(pool),
-            None => client,
-        };
-        Ok((client, Paper::new(self.form)))
+        Ok((client.in_pool(self.pool.clone()), Paper::new(self.form)))
     }
 }
 

@@ -127,26 +127,20 @@ impl Reader {
                 }
                 over = page.over;
             }
-            if over && self.named {
+            let seen = match self.follow {
+                true => over && self.named,
+                false => over || !self.has_just_ended(),
+            };
+            if seen {
                 return None;
             }
-            if !self.follow {
-                if over || !self.has_just_ended() {
-                    return None;
-                }
-                if !self.pause().await {
-                    return None;
-                }
-                if self.token.is_none() {
-                    self.token = self.newer().await;
-                }
-                continue;
-            }
-            if let Some(newer) = self.newer().await {
+            if (self.follow || self.token.is_none())
+                && let Some(newer) = self.newer().await
+            {
                 (self.token, self.from) = (Some(newer), 0);
                 continue;
             }
-            if standing(&self.app, &self.id) != Standing::Live {
+            if self.follow && standing(&self.app, &self.id) != Standing::Live {
                 let since = self.ended.get_or_insert_with(Instant::now).elapsed();
                 if over || since >= LATE {
                     return None;

@@ -60,8 +60,8 @@ pub(super) struct Submit {
 #[derive(Debug, Args)]
 struct Asked {
     /// Name of the task [default: made up from the command]
-    #[arg(long, value_parser = name)]
-    id: Option<String>,
+    #[arg(long)]
+    id: Option<Id>,
     /// job, or build: a build may submit jobs of its own
     #[arg(long, value_parser = ["job", "build"])]
     kind: Option<String>,
@@ -72,14 +72,14 @@ struct Asked {
     #[arg(long, value_parser = |text: &str| parse_memory(text).map(|_| text.to_owned()))]
     memory: Option<String>,
     /// Queue it waits in
-    #[arg(long, value_parser = name)]
-    queue: Option<String>,
+    #[arg(long)]
+    queue: Option<Id>,
     /// -1000 to 1000; the higher is placed first
     #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     priority: Option<i32>,
     /// The build this job belongs to [default: $LONGSHORE_BUILD]
-    #[arg(long, value_parser = name)]
-    build: Option<String>,
+    #[arg(long)]
+    build: Option<Id>,
     /// Only on this architecture, like amd64 or arm64
     #[arg(long)]
     arch: Option<String>,
@@ -131,23 +131,19 @@ impl Submit {
     }
 }
 
-/// Checks a name.
-fn name(text: &str) -> Result<String, String> {
-    Id::parse(text).map(|id| id.to_string()).map_err(|why| format!("it {why}"))
-}
-
 impl Asked {
     fn task(&self, command: &[String]) -> Value {
         let mut task = Map::new();
         let mut put = |name: &str, value: Option<Value>| {
             task.extend(value.map(|value| (name.to_owned(), value)));
         };
-        put("id", Some(self.id.clone().unwrap_or_else(|| made_up_id(command)).into()));
+        let name = |id: &Id| id.to_string();
+        put("id", Some(self.id.as_ref().map_or_else(|| made_up_id(command), name).into()));
         put("kind", self.kind.clone().map(Value::from));
-        put("queue", self.queue.clone().map(Value::from));
+        put("queue", self.queue.as_ref().map(name).map(Value::from));
         put("priority", self.priority.map(Value::from));
         let own = || std::env::var("LONGSHORE_BUILD").ok().filter(|build| !build.is_empty());
-        put("build", self.build.clone().or_else(own).map(Value::from));
+        put("build", self.build.as_ref().map(name).or_else(own).map(Value::from));
         put("arch", self.arch.clone().map(Value::from));
         put("os", self.os.clone().map(Value::from));
         put("timeout", self.timeout.clone().map(Value::from));
